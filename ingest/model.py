@@ -162,6 +162,7 @@ CODES: Mapping[str, tuple[Severity, str]] = {
     "EXTRACTION-CRASHED": (Severity.QUARANTINE, "The reader died on it. Report it; the bytes are kept."),
     "UNSAFE-XML": (Severity.QUARANTINE, "The XML declares entities, which can read files or exhaust memory."),
     "WORM-UNAVAILABLE": (Severity.QUARANTINE, "Its class must be locked, and this vault cannot lock."),
+    "VALIDATION-FAILED": (Severity.QUARANTINE, "It could not be validated. Re-process it once that is mended."),
     # Readable, and an officer should know
     "PDF-DAMAGED-REPAIRED": (Severity.WARN, "Broken structure that readers repair; text may be missing."),
     "OWNER-PASSWORD": (Severity.WARN, "Anyone can read it; changing it is forbidden by a password."),
