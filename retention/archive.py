@@ -1,0 +1,123 @@
+"""An open archive: catalog, vault and key safe of one workspace, and in whose name things are done.
+
+Rules of this module:
+- Opening checks what must hold before anything is written: the services answer, the catalog has the current
+  shape, the key safe belongs to the catalog (a catalog with keys never gets a new safe).
+- Names of people, organisations and sources stand in the catalog only sealed, each under a key of its own;
+  everything else refers to them by pseudonym.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from retention import database
+from retention.config import VERSION, Settings
+from retention.database import Connection, transaction
+from retention.errors import NotFound
+from retention.ledger import Agent
+from retention.model import AgentKind
+from retention.seal import Bucket, RecordKey, Safe, new_record_key, open_safe
+from retention.vault import open_vault
+from retention.vault.base import Vault
+
+SOFTWARE = f"muniment {VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Everything a use case needs; safe for use by many threads."""
+
+    settings: Settings
+    connections: ConnectionPool[Connection]
+    vault: Vault
+    safe: Safe
+    agent: Agent
+
+
+@contextmanager
+def open_archive(settings: Settings, now: datetime) -> Iterator[Archive]:
+    """Open, migrate if needed, and close at the end of the block.
+
+    Raises ServiceUnavailable if a service does not answer, UsageError if the key safe is missing."""
+    database.migrate(settings.database_url)
+    connections = database.pool(settings.database_url)
+    try:
+        with transaction(connections) as conn:
+            has_keys = conn.execute("SELECT EXISTS (SELECT FROM key_buckets)").fetchone() == (True,)
+            safe = open_safe(settings.keys, now, may_create=not has_keys)
+            person = pseudonym(conn, safe, AgentKind.PERSON, settings.agent, now)
+            software = pseudonym(conn, safe, AgentKind.SOFTWARE, SOFTWARE, now)
+        vault = open_vault(
+            settings.vault_url, access_key=settings.vault_access_key, secret_key=settings.vault_secret_key
+        )
+        vault.check()
+        yield Archive(settings, connections, vault, safe, Agent(software, person, VERSION))
+    finally:
+        connections.close()
+
+
+def pseudonym(conn: Connection, safe: Safe, kind: AgentKind, name: str, now: datetime) -> UUID:
+    """The pseudonym of a name, entered (sealed) if it is new."""
+    found = safe.pseudonym(kind, name)
+    if conn.execute("SELECT 1 FROM pseudonyms WHERE pseudonym_id = %s", (found,)).fetchone() is None:
+        key = new_record_key()
+        sealed = key.seal(name.encode("utf-8", "surrogateescape"))
+        inserted = conn.execute(
+            "INSERT INTO pseudonyms (pseudonym_id, kind, sealed_name, recorded_at) VALUES (%s, %s, %s, %s) "
+            "ON CONFLICT (pseudonym_id) DO NOTHING RETURNING 1",
+            (found, kind.value, sealed, now),
+        ).fetchone()
+        if inserted:
+            store_keys(conn, safe, {found: (key, "pseudonyms")}, now)
+    return found
+
+
+def names(conn: Connection, safe: Safe, pseudonyms: Iterable[UUID]) -> dict[UUID, str]:
+    """Who the pseudonyms are, for somebody who looks now. A name whose key is gone is left out."""
+    rows = conn.execute(
+        "SELECT p.pseudonym_id, p.sealed_name, k.bucket_id, k.wrapped FROM pseudonyms p "
+        "JOIN subject_keys k ON k.subject_id = p.pseudonym_id WHERE p.pseudonym_id = ANY(%s)",
+        (list(pseudonyms),),
+    ).fetchall()
+    return {row[0]: safe.bucket(row[2]).unwrap(row[3]).open(row[1]).decode("utf-8", "surrogateescape") for row in rows}
+
+
+def store_keys(conn: Connection, safe: Safe, keys: Mapping[UUID, tuple[RecordKey, str]], now: datetime) -> None:
+    """Write record keys, wrapped under the bucket of their scope and this month. The safe is durable first."""
+    month = now.astimezone(UTC).date().replace(day=1)
+    buckets: dict[str, Bucket] = {scope: safe.current(scope, month, now) for _, scope in keys.values()}
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO key_buckets (bucket_id, scope, month, generation, recorded_at) "
+            "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (bucket_id) DO NOTHING",
+            # in one order everywhere, so that two writers wait and never deadlock
+            sorted((b.id, b.scope, b.month, b.generation, now) for b in buckets.values()),
+        )
+        with cursor.copy("COPY subject_keys (subject_id, bucket_id, wrapped) FROM STDIN (FORMAT binary)") as copy:
+            copy.set_types(["uuid", "uuid", "bytea"])
+            for subject, (key, scope) in keys.items():
+                copy.write_row((subject, buckets[scope].id, buckets[scope].wrap(key)))
+
+
+def load_keys(conn: Connection, safe: Safe, subjects: Iterable[UUID]) -> dict[UUID, RecordKey]:
+    """The keys of subjects; one whose row is gone is left out. Raises NotFound if a bucket key is gone."""
+    rows = conn.execute(
+        "SELECT subject_id, bucket_id, wrapped FROM subject_keys WHERE subject_id = ANY(%s)",
+        (list(subjects),),
+    )
+    return {subject: safe.bucket(bucket).unwrap(bytes(wrapped)) for subject, bucket, wrapped in rows}
+
+
+def load_key(conn: Connection, safe: Safe, subject: UUID) -> RecordKey:
+    """The key of one subject. Raises NotFound if it was destroyed or never was."""
+    found = load_keys(conn, safe, [subject])
+    if subject not in found:
+        raise NotFound(f"{subject}: no key in the catalog. It was destroyed, or no such record was ever captured.")
+    return found[subject]

@@ -1,0 +1,389 @@
+"""Capture: documents become records, a batch at a time.
+
+Rules of this module:
+- First the vault, then ONE transaction. Contents and descriptors are sealed, put and read back in parallel;
+  only then rows, lists, findings, events and the ledger's head commit together or not at all. A crash before
+  the commit leaves orphans in the vault, which nobody names and a sweep removes.
+- A batch commits once (`run_batches`): running it again finds that and changes nothing.
+- Who admits a document is settled by `sightings`, one row a place: of two runs at once on one folder, one
+  captures and the other finds it already known. Places are taken in order, so that writers wait and never
+  deadlock.
+- A parent and its children are captured together or not at all.
+- The ledger is appended last: its one-row head is locked as briefly as possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from retention import descriptors, ledger, locks, quarantine, runs
+from retention.archive import Archive, store_keys
+from retention.database import Connection, transaction
+from retention.ledger import Event
+from retention.model import Batch, Committed, Deposit, Description, Item, Outcome, Sighting
+from retention.seal import RecordKey, digest_of, new_record_key
+from retention.vault.base import Lock, LockMode
+
+_IN_MEMORY = 8 * 1024 * 1024  # bytes; a larger document is sealed to a file beside the spooled one
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A sealed document as the vault read it back."""
+
+    key: RecordKey
+    sealed_sha256: bytes
+    sealed_bytes: int
+    version: str
+    object_key: str
+
+
+def known(archive: Archive, places: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes | None, UUID]]:
+    """What was seen at these places before: place -> (content, revision, subject). One statement for a batch."""
+    with transaction(archive.connections) as conn:
+        rows = conn.execute(
+            "SELECT place, content, revision, subject_id FROM sightings WHERE place = ANY(%s)",
+            (list(places),),
+        )
+        return {bytes(row[0]): (bytes(row[1]), row[2] and bytes(row[2]), row[3]) for row in rows}
+
+
+def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], releasing: UUID | None = None) -> Committed:
+    """Capture a decided batch; the time of record is read from `clock` when the vault has everything.
+
+    `releasing` names the quarantined document that this batch's single unit was, and is decided in the same
+    transaction. Raises ServiceUnavailable (vault, database): nothing is half-done, run the batch again."""
+    with transaction(archive.connections) as conn:
+        if runs.committed(conn, batch.run_id, batch.number):
+            return Committed((), 0, again=True)
+    placed = _place(archive, batch, clock())
+    subjects = _subjects(batch)
+    keys = {subject: placed[subject].key if subject in placed else new_record_key() for subject in subjects}
+    sealed = ((subject, 1, keys[subject].seal(descriptors.encode(*subjects[subject][:2]))) for subject in subjects)
+    objects, lines = descriptors.store(archive, sealed, clock())
+    now = clock()
+    with transaction(archive.connections) as conn:
+        if runs.committed(conn, batch.run_id, batch.number):
+            return Committed((), 0, again=True)
+        taken, superseded = ({}, {}) if releasing else _take_places(conn, batch, now)
+        lost = () if releasing else _lost(batch, taken)
+        batch = batch if releasing else _only(batch, taken)
+        subjects = _subjects(batch)
+        store_keys(conn, archive.safe, {s: (keys[s], scope) for s, (_, _, scope) in subjects.items()}, now)
+        descriptors.insert(conn, objects, [line for line in lines if line.subject_id in subjects], now)
+        descriptors.describe(conn, ((s, 1, kind, description) for s, (kind, description, _) in subjects.items()))
+        _insert_records(conn, batch, placed, superseded, now)
+        quarantine.insert(conn, batch.run_id, _kept(batch, placed), now)
+        _insert_findings(conn, subjects)
+        locks.enqueue(conn, _wanted_locks(batch, placed), now)
+        result = Committed(_items(batch, lost), sum(d.size for u in batch.admitted for d in u.deposits))
+        runs.record_batch(conn, batch, result, now)
+        where = {line.subject_id: line for line in lines}
+        events = list(_events(archive, batch, placed, where, superseded, now))
+        if releasing is not None:
+            record_id = batch.admitted[0].deposits[0].record_id
+            events.append(quarantine.release(conn, archive, releasing, record_id, now))
+        ledger.append(conn, events, now)
+    return result
+
+
+# ---------------------------------------------------------------- the vault
+
+
+def _place(archive: Archive, batch: Batch, now: datetime) -> dict[UUID, _Placed]:
+    """Seal, put and read back every document of the batch, in parallel. The first failure stops the batch."""
+    work: list[tuple[UUID, Path, str, Lock | None]] = []
+    for unit in batch.admitted:
+        for deposit in unit.deposits:
+            lock = None
+            if deposit.wanted_lock is not None:
+                mode, until = deposit.wanted_lock
+                lock = Lock(LockMode(mode), min(until, now + locks.SHORT))
+            work.append((deposit.record_id, deposit.path, f"records/{deposit.record_id}/", lock))
+    work += [(d.quarantine_id, d.path, quarantine.object_key(d.quarantine_id), None) for _, d in batch.quarantined]
+    with ThreadPoolExecutor(archive.settings.vault_threads, thread_name_prefix="vault") as threads:
+        futures = [threads.submit(_put, archive, *one[1:]) for one in work]
+        try:
+            return {one[0]: future.result() for one, future in zip(work, futures, strict=True)}
+        except BaseException:
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _put(archive: Archive, path: Path, name: str, lock: Lock | None) -> _Placed:
+    """`name` ending in "/" is completed with the digest of the sealed bytes."""
+    key = new_record_key()
+    if path.stat().st_size <= _IN_MEMORY:
+        sealed = key.seal(path.read_bytes())
+        digest, size = sha256(sealed).digest(), len(sealed)
+        name += digest.hex() if name.endswith("/") else ""
+        stored = archive.vault.put(name, sealed, sha256=digest, size=size, lock=lock)
+        return _Placed(key, digest, size, stored.version, name)
+    beside = path.with_name(f"{path.name}.sealed")
+    try:
+        with path.open("rb") as source, beside.open("w+b") as target:
+            key.seal_file(source, target)
+            target.seek(0)
+            digest, size = digest_of(target)
+            target.seek(0)
+            name += digest.hex() if name.endswith("/") else ""
+            stored = archive.vault.put(name, target, sha256=digest, size=size, lock=lock)
+    finally:
+        beside.unlink(missing_ok=True)
+    return _Placed(key, digest, size, stored.version, name)
+
+
+# ---------------------------------------------------------------- who admits what
+
+
+def _take_places(conn: Connection, batch: Batch, now: datetime) -> tuple[dict[bytes, UUID], dict[UUID, UUID]]:
+    """Take the places of this batch: place -> subject where it is ours now, and subject -> what it supersedes."""
+    wanted = sorted(
+        [(u.sighting, u.deposits[0].record_id) for u in batch.admitted]
+        + [(sighting, detained.quarantine_id) for sighting, detained in batch.quarantined],
+        key=lambda one: one[0].place,
+    )
+    columns = [
+        [s.place for s, _ in wanted],
+        [s.content for s, _ in wanted],
+        [s.revision for s, _ in wanted],
+        [subject for _, subject in wanted],
+        [s.replaces for s, _ in wanted],
+    ]
+    conn.execute(
+        "UPDATE sightings SET last_seen = %s WHERE place IN (SELECT place FROM sightings WHERE place = ANY(%s) "
+        "ORDER BY place FOR UPDATE)",
+        (now, sorted(batch.known)),
+    )
+    fresh = conn.execute(
+        """INSERT INTO sightings (place, content, revision, subject_id, first_seen, last_seen)
+           SELECT n.place, n.content, n.revision, n.subject_id, %s, %s
+             FROM unnest(%s::bytea[], %s::bytea[], %s::bytea[], %s::uuid[], %s::bytea[])
+                  AS n(place, content, revision, subject_id, replaces)
+            WHERE n.replaces IS NULL
+            ORDER BY n.place
+               ON CONFLICT (place) DO NOTHING RETURNING place, subject_id""",
+        (now, now, *columns),
+    ).fetchall()
+    changed = conn.execute(
+        """UPDATE sightings s SET content = n.content, revision = n.revision, subject_id = n.subject_id, last_seen = %s
+             FROM unnest(%s::bytea[], %s::bytea[], %s::bytea[], %s::uuid[], %s::bytea[])
+                  AS n(place, content, revision, subject_id, replaces)
+            WHERE s.place = n.place AND s.content = n.replaces
+        RETURNING new.place, new.subject_id, old.subject_id""",
+        (now, *columns),
+    ).fetchall()
+    taken = {bytes(row[0]): row[1] for row in [*fresh, *changed]}
+    former = {row[2]: row[1] for row in changed}
+    records = conn.execute("SELECT record_id FROM records WHERE record_id = ANY(%s)", (list(former),))
+    return taken, {former[row[0]]: row[0] for row in records}
+
+
+def _only(batch: Batch, taken: Mapping[bytes, UUID]) -> Batch:
+    """The batch without what another run has captured in the meantime."""
+    return replace(
+        batch,
+        admitted=tuple(u for u in batch.admitted if taken.get(u.sighting.place) == u.deposits[0].record_id),
+        quarantined=tuple(q for q in batch.quarantined if taken.get(q[0].place) == q[1].quarantine_id),
+    )
+
+
+def _lost(batch: Batch, taken: Mapping[bytes, UUID]) -> tuple[bytes, ...]:
+    sightings: list[Sighting] = [u.sighting for u in batch.admitted] + [s for s, _ in batch.quarantined]
+    return tuple(s.place for s in sightings if s.place not in taken)
+
+
+# ---------------------------------------------------------------- the rows
+
+
+def _subjects(batch: Batch) -> dict[UUID, tuple[str, Description, str]]:
+    """Everything that gets a key and a descriptor line: subject -> (kind, description, scope of its key)."""
+    found: dict[UUID, tuple[str, Description, str]] = {}
+    for unit in batch.admitted:
+        for deposit in unit.deposits:
+            found[deposit.record_id] = ("record", deposit.description, deposit.class_id)
+    for _, detained in batch.quarantined:
+        found[detained.quarantine_id] = ("quarantined", detained.description, quarantine.SCOPE)
+    for turned in batch.rejected:
+        found[turned.item_id] = ("rejected", turned.description, "rejected")
+    return found
+
+
+def _insert_records(
+    conn: Connection,
+    batch: Batch,
+    placed: Mapping[UUID, _Placed],
+    superseded: Mapping[UUID, UUID],
+    now: datetime,
+) -> None:
+    deposits = [d for unit in batch.admitted for d in unit.deposits]
+    classes = _class_keys(conn, {d.class_id for d in deposits})
+    received = now.astimezone(UTC).date()
+    with conn.cursor() as cursor:
+        with cursor.copy(
+            "COPY records (record_id, bytes, recorded_at, received, document_date, modified, class_key, parent_id) "
+            "FROM STDIN (FORMAT binary)"
+        ) as copy:
+            copy.set_types(["uuid", "int8", "timestamptz", "date", "date", "date", "int2", "uuid"])
+            for d in deposits:
+                copy.write_row(
+                    (
+                        d.record_id,
+                        d.size,
+                        now,
+                        received,
+                        d.document_date,
+                        d.modified,
+                        classes[d.class_id],
+                        d.parent_id,
+                    )
+                )
+        with cursor.copy(
+            "COPY contents (record_id, sealed_sha256, sealed_bytes, version, commitment, verified_at, run_id, "
+            "supersedes) FROM STDIN (FORMAT binary)"
+        ) as copy:
+            copy.set_types(["uuid", "bytea", "int8", "text", "bytea", "timestamptz", "uuid", "uuid"])
+            for d in deposits:
+                p = placed[d.record_id]
+                copy.write_row(
+                    (
+                        d.record_id,
+                        p.sealed_sha256,
+                        p.sealed_bytes,
+                        p.version,
+                        p.key.commitment(d.sha256),
+                        now,
+                        batch.run_id,
+                        superseded.get(d.record_id),
+                    )
+                )
+
+
+def _class_keys(conn: Connection, class_ids: set[str]) -> dict[str, int]:
+    query = "SELECT class_id, class_key FROM classes WHERE class_id = ANY(%s)"
+    found: dict[str, int] = dict(conn.execute(query, (list(class_ids),)).fetchall())
+    if missing := class_ids - found.keys():
+        # One name at a time would burn a number for each conflict; smallint has 32,767 of them.
+        conn.execute(
+            "INSERT INTO classes (class_id) SELECT n FROM unnest(%s::text[]) AS n ORDER BY n ON CONFLICT DO NOTHING",
+            (list(missing),),
+        )
+        found = dict(conn.execute(query, (list(class_ids),)).fetchall())
+    return found
+
+
+def _kept(batch: Batch, placed: Mapping[UUID, _Placed]) -> list[quarantine.Kept]:
+    kept = []
+    for _, detained in batch.quarantined:
+        p = placed[detained.quarantine_id]
+        commitment = p.key.commitment(detained.sha256)
+        kept.append(
+            quarantine.Kept(
+                detained.quarantine_id, detained.size, p.sealed_sha256, p.sealed_bytes, p.version, commitment
+            )
+        )
+    return kept
+
+
+def _insert_findings(conn: Connection, subjects: Mapping[UUID, tuple[str, Description, str]]) -> None:
+    with conn.cursor().copy("COPY findings (subject_id, code, severity) FROM STDIN (FORMAT binary)") as copy:
+        copy.set_types(["uuid", "text", "text"])
+        for subject, (_, description, _) in subjects.items():
+            for code, severity in _worst(description).items():
+                copy.write_row((subject, code, severity))
+
+
+def _worst(description: Description) -> dict[str, str]:
+    """Each code once, with its worst severity."""
+    order = ("warn", "quarantine", "reject")
+    found: dict[str, str] = {}
+    for one in description.findings:
+        found[one.code] = max(found.get(one.code, "warn"), one.severity, key=order.index)
+    return found
+
+
+def _wanted_locks(batch: Batch, placed: Mapping[UUID, _Placed]) -> list[locks.Wanted]:
+    return [
+        locks.Wanted(placed[d.record_id].object_key, placed[d.record_id].version, d.record_id, LockMode(mode), until)
+        for unit in batch.admitted
+        for d in unit.deposits
+        if d.wanted_lock is not None
+        for mode, until in [d.wanted_lock]
+    ]
+
+
+def _items(batch: Batch, lost: Sequence[bytes]) -> tuple[Item, ...]:
+    items = [
+        Item(Outcome.ADMITTED, u.deposits[0].record_id, len(u.deposits) - 1, _codes(u.deposits[0].description))
+        for u in batch.admitted
+    ]
+    items += [Item(Outcome.QUARANTINED, d.quarantine_id, codes=_codes(d.description)) for _, d in batch.quarantined]
+    items += [Item(Outcome.REJECTED, t.item_id, codes=_codes(t.description)) for t in batch.rejected]
+    # A document already known is identified by the pseudonym of its place.
+    items += [Item(Outcome.KNOWN, UUID(bytes=place[:16])) for place in (*batch.known, *lost)]
+    return tuple(items)
+
+
+def _codes(description: Description) -> tuple[str, ...]:
+    return tuple(sorted(_worst(description)))
+
+
+# ---------------------------------------------------------------- the history
+
+
+def _events(
+    archive: Archive,
+    batch: Batch,
+    placed: Mapping[UUID, _Placed],
+    lines: Mapping[UUID, descriptors.Line],
+    superseded: Mapping[UUID, UUID],
+    now: datetime,
+) -> Iterator[Event]:
+    def common(subject: UUID, description: Description) -> dict[str, Any]:
+        return {
+            "run": str(batch.run_id),
+            "findings": list(_codes(description)),
+            "descriptor": str(lines[subject].descriptor_id),
+            "descriptor_sha256": lines[subject].sha256.hex(),
+        }
+
+    def sealed(subject: UUID, digest: bytes, size: int) -> dict[str, Any]:
+        p = placed[subject]
+        return {
+            "bytes": size,
+            "document": p.key.commitment(digest).hex(),
+            "sealed_bytes": p.sealed_bytes,
+            "sealed_sha256": p.sealed_sha256.hex(),
+        }
+
+    for unit in batch.admitted:
+        for d in unit.deposits:
+            detail = common(d.record_id, d.description) | sealed(d.record_id, d.sha256, d.size) | _dates(d)
+            if d.record_id in superseded:
+                detail["supersedes"] = str(superseded[d.record_id])
+            yield Event("ing", now, archive.agent, (d.record_id,), detail=detail)
+    for _, detained in batch.quarantined:
+        subject = detained.quarantine_id
+        detail = common(subject, detained.description) | sealed(subject, detained.sha256, detained.size)
+        yield Event("qua", now, archive.agent, (subject,), detail=detail)
+    for turned in batch.rejected:
+        detail = common(turned.item_id, turned.description)
+        yield Event("ing", now, archive.agent, (turned.item_id,), "failure", detail)
+
+
+def _dates(d: Deposit) -> dict[str, Any]:
+    detail: dict[str, Any] = {"class": d.class_id, "rule": d.rule, **d.steps}
+    if d.parent_id is not None:
+        detail["parent"] = str(d.parent_id)
+    if d.document_date is not None:
+        detail["document_date"] = d.document_date.isoformat()
+    if d.modified is not None:
+        detail["modified"] = d.modified.isoformat()
+    return detail

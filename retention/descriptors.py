@@ -1,0 +1,315 @@
+"""Descriptors: what describes records, sealed, in the vault; the description tables are built from them.
+
+Rules of this module:
+- A descriptor object `descriptors/<uuid>` is written once and never rewritten. Its bytes are a header line and
+  then, for each line: subject id (16 bytes), revision (4, big-endian), length (8), sealed bytes. The catalog
+  keeps object, offset, length and digest of each line; the highest revision of a subject wins.
+- A line is sealed with its subject's own key: destroying the key makes the line unreadable, in every copy.
+- The plain form of a line: length of the head (4 bytes), head (JSON, zlib), text (UTF-8, zlib).
+- Description tables hold nothing that cannot be rebuilt from here. `rebuild` finds what is missing (all of it
+  after a crash of PostgreSQL, because they are UNLOGGED), in batches, and touches nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from retention.archive import Archive, load_keys
+from retention.database import Connection, transaction
+from retention.errors import Damaged
+from retention.model import Coded, Description, new_id
+from retention.seal import RecordKey
+
+HEADER = b"muniment-descriptors/1\n"
+MAX_BYTES = 8 * 1024 * 1024
+SEARCHED_CHARS = 200_000  # a tsvector holds at most 1 MB; the rest of a text is in the descriptor only
+_FRAME = struct.Struct(">16sIQ")
+_NIQQUD = re.compile("[֑-ׇ]")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where one sealed description stands."""
+
+    subject_id: UUID
+    revision: int
+    descriptor_id: UUID
+    offset: int
+    length: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """One descriptor object as the vault holds it."""
+
+    id: UUID
+    sha256: bytes
+    bytes: int
+    version: str
+
+
+# ---------------------------------------------------------------- the form of a line
+
+
+def encode(kind: str, description: Description) -> bytes:
+    head = {
+        "kind": kind,
+        "name": description.name,
+        "source": description.source,
+        "place": description.place,
+        "title": description.title,
+        "author": description.author,
+        "mime": description.mime,
+        "puid": description.puid,
+        "language": description.language,
+        "sha256": description.sha256.hex() if description.sha256 else None,
+        "metadata": dict(description.metadata),
+        "findings": [[f.code, f.severity, f.message] for f in description.findings],
+    }
+    # ASCII, because a name that is not UTF-8 holds lone surrogates, which only escapes can carry
+    packed = zlib.compress(json.dumps(head, ensure_ascii=True, separators=(",", ":")).encode("ascii"), 6)
+    return struct.pack(">I", len(packed)) + packed + description.text
+
+
+def decode(plain: bytes) -> tuple[str, Description]:
+    """Kind and description. Raises Damaged for bytes that are not the plain form of a line."""
+    try:
+        (size,) = struct.unpack_from(">I", plain)
+        head = json.loads(zlib.decompress(plain[4 : 4 + size]))
+        return head["kind"], Description(
+            name=head["name"],
+            source=head["source"],
+            place=head["place"],
+            title=head["title"],
+            author=head["author"],
+            mime=head["mime"],
+            puid=head["puid"],
+            language=head["language"],
+            sha256=bytes.fromhex(head["sha256"]) if head["sha256"] else None,
+            metadata=head["metadata"],
+            findings=tuple(Coded(*f) for f in head["findings"]),
+            text=plain[4 + size :],
+        )
+    except (struct.error, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"a descriptor line opened to something else than a description ({error})") from None
+
+
+# ---------------------------------------------------------------- to the vault
+
+
+def store(
+    archive: Archive, sealed: Iterable[tuple[UUID, int, bytes]], now: datetime
+) -> tuple[list[Descriptor], list[Line]]:
+    """Put sealed lines (subject, revision, bytes) into as few objects as 8 MB allow. Rows are written later."""
+    objects: list[Descriptor] = []
+    lines: list[Line] = []
+    content, pending = bytearray(HEADER), new_id(now)
+
+    def flush() -> None:
+        nonlocal content, pending
+        if len(content) > len(HEADER):
+            digest = sha256(content).digest()
+            stored = archive.vault.put(f"descriptors/{pending}", bytes(content), sha256=digest, size=len(content))
+            objects.append(Descriptor(pending, digest, len(content), stored.version))
+        content, pending = bytearray(HEADER), new_id(now)
+
+    for subject, revision, line in sealed:
+        if len(content) + _FRAME.size + len(line) > MAX_BYTES:
+            flush()
+        content += _FRAME.pack(subject.bytes, revision, len(line))
+        lines.append(Line(subject, revision, pending, len(content), len(line), sha256(line).digest()))
+        content += line
+    flush()
+    return objects, lines
+
+
+def frames(content: bytes) -> Iterator[tuple[UUID, int, bytes]]:
+    """The lines of a descriptor object. Raises Damaged if it is not one, or is cut."""
+    if not content.startswith(HEADER):
+        raise Damaged(f"descriptor object: expected header {HEADER!r}, found {content[:24]!r}")
+    at = len(HEADER)
+    while at < len(content):
+        if at + _FRAME.size > len(content):
+            raise Damaged(f"descriptor object: cut in a frame at byte {at}")
+        subject, revision, length = _FRAME.unpack_from(content, at)
+        at += _FRAME.size
+        if at + length > len(content):
+            raise Damaged(f"descriptor object: line at byte {at} says {length} bytes, {len(content) - at} follow")
+        yield UUID(bytes=subject), revision, content[at : at + length]
+        at += length
+
+
+# ---------------------------------------------------------------- to the catalog
+
+
+def insert(conn: Connection, objects: Sequence[Descriptor], lines: Sequence[Line], now: datetime) -> None:
+    """Rows of stored descriptors, in the transaction that captures their subjects."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO descriptors (descriptor_id, sha256, bytes, version, recorded_at) VALUES (%s, %s, %s, %s, %s)",
+            [(o.id, o.sha256, o.bytes, o.version, now) for o in objects],
+        )
+        with cursor.copy(
+            "COPY descriptor_lines (subject_id, revision, descriptor_id, byte_offset, byte_length, sha256) "
+            "FROM STDIN (FORMAT binary)"
+        ) as copy:
+            copy.set_types(["uuid", "int4", "uuid", "int8", "int8", "bytea"])
+            for line in lines:
+                copy.write_row(
+                    (
+                        line.subject_id,
+                        line.revision,
+                        line.descriptor_id,
+                        line.offset,
+                        line.length,
+                        line.sha256,
+                    )
+                )
+
+
+def describe(conn: Connection, descriptions: Iterable[tuple[UUID, int, str, Description]]) -> None:
+    """Fill the description tables (subject, revision, kind, description); a higher revision replaces."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """INSERT INTO descriptions (subject_id, revision, kind, title, name, source, place, mime, puid,
+                                         language, author, sha256, metadata, messages, search)
+               VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+                       setweight(to_tsvector('simple', %s), 'A') || to_tsvector('simple', %s))
+               ON CONFLICT (subject_id) DO UPDATE
+                  SET revision = EXCLUDED.revision, kind = EXCLUDED.kind, title = EXCLUDED.title,
+                      name = EXCLUDED.name, source = EXCLUDED.source, place = EXCLUDED.place,
+                      mime = EXCLUDED.mime, puid = EXCLUDED.puid, language = EXCLUDED.language,
+                      author = EXCLUDED.author, sha256 = EXCLUDED.sha256, metadata = EXCLUDED.metadata,
+                      messages = EXCLUDED.messages, search = EXCLUDED.search
+                WHERE descriptions.revision < EXCLUDED.revision""",
+            (_row(*one) for one in descriptions),
+        )
+
+
+def searchable(text: str) -> str:
+    """Text as it is searched: without niqqud (Hebrew points), so that pointed and plain spelling meet."""
+    return _NIQQUD.sub("", text)
+
+
+def printable(text: str) -> str:
+    """Text that PostgreSQL can hold and a person can read: bytes that are not UTF-8 as \\xNN, NUL taken out."""
+    return text.replace("\0", "").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _row(subject: UUID, revision: int, kind: str, d: Description) -> tuple[Any, ...]:
+    body = zlib.decompressobj().decompress(d.text, SEARCHED_CHARS * 4) if d.text else b""
+    headline = " ".join(printable(part) for part in (d.title, d.name, d.place, d.author) if part)
+    return (
+        subject,
+        revision,
+        kind,
+        _optional(d.title),
+        printable(d.name),
+        printable(d.source),
+        printable(d.place),
+        d.mime,
+        d.puid,
+        d.language,
+        _optional(d.author),
+        d.sha256,
+        json.dumps(_json(d.metadata)),
+        json.dumps([{"code": f.code, "severity": f.severity, "message": printable(f.message)} for f in d.findings]),
+        searchable(re.sub(r"[/_.-]", " ", headline) + " " + headline),
+        searchable(printable(body.decode("utf-8", "ignore")[:SEARCHED_CHARS])),
+    )
+
+
+def _optional(text: str | None) -> str | None:
+    return None if text is None else printable(text)
+
+
+def _json(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value)
+        case Mapping():
+            return {printable(str(k)): _json(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_json(v) for v in value]
+        case float() if not math.isfinite(value):
+            return None  # JSON has no such numbers
+        case _:
+            return value
+
+
+# ---------------------------------------------------------------- after a crash
+
+
+def missing(conn: Connection) -> int:
+    """How many subjects have a descriptor line and no row in the description tables."""
+    row = conn.execute(
+        "SELECT count(DISTINCT l.subject_id) FROM descriptor_lines l JOIN subject_keys k USING (subject_id) "
+        "WHERE NOT EXISTS (SELECT FROM descriptions d WHERE d.subject_id = l.subject_id)"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def rebuild(archive: Archive, progress: Callable[[int], None] = lambda _: None) -> int:
+    """Fill the description tables with what is missing in them; returns how many subjects. Safe to run twice.
+
+    One descriptor object at a time: memory does not grow with the archive. A subject whose key was destroyed
+    stays undescribed. Raises Damaged, naming object and line, if the vault holds other bytes than the catalog says."""
+    done = 0
+    while objects := _undescribed_objects(archive):
+        for descriptor_id, digest, version in objects:
+            described = _rebuild_object(archive, descriptor_id, digest, version)
+            if not described:  # the same object would come again for ever
+                raise Damaged(f"descriptors/{descriptor_id}: lines that the catalog names are not in it.")
+            done += described
+            progress(done)
+    return done
+
+
+def _undescribed_objects(archive: Archive) -> list[tuple[UUID, bytes, str]]:
+    with transaction(archive.connections) as conn:
+        return conn.execute(
+            """SELECT DISTINCT o.descriptor_id, o.sha256, o.version
+                 FROM descriptor_lines l JOIN descriptors o USING (descriptor_id) JOIN subject_keys k USING (subject_id)
+                WHERE l.revision = (SELECT max(m.revision) FROM descriptor_lines m WHERE m.subject_id = l.subject_id)
+                  AND NOT EXISTS (SELECT FROM descriptions d WHERE d.subject_id = l.subject_id)
+                LIMIT 1000"""
+        ).fetchall()
+
+
+def _rebuild_object(archive: Archive, descriptor_id: UUID, digest: bytes, version: str) -> int:
+    with archive.vault.open(f"descriptors/{descriptor_id}", version) as stream:
+        content = stream.read()
+    if sha256(content).digest() != bytes(digest):
+        raise Damaged(
+            f"descriptors/{descriptor_id}: expected SHA-256 {bytes(digest).hex()}, found "
+            f"{sha256(content).hexdigest()}. Heal it from a replica; nothing was changed."
+        )
+    with transaction(archive.connections) as conn:
+        wanted = {
+            (row[0], row[1])
+            for row in conn.execute(
+                """SELECT l.subject_id, l.revision FROM descriptor_lines l
+                    WHERE l.descriptor_id = %s AND NOT EXISTS (SELECT FROM descriptions d
+                           WHERE d.subject_id = l.subject_id AND d.revision >= l.revision)""",
+                (descriptor_id,),
+            )
+        }
+        keys: Mapping[UUID, RecordKey] = load_keys(conn, archive.safe, [subject for subject, _ in wanted])
+        found = [
+            (subject, revision, *decode(keys[subject].open(line)))
+            for subject, revision, line in frames(content)
+            if (subject, revision) in wanted and subject in keys
+        ]
+        describe(conn, found)
+        return len(found)

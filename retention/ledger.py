@@ -1,0 +1,125 @@
+"""The ledger: every state change is one PREMIS event, and the events are the leaves of a Merkle tree.
+
+Rules of this module:
+- An event's canonical bytes are RFC 8785 JSON (keys ASCII; values strings, integers within ±2^53, booleans,
+  null, and lists and objects of them; then `json` with sorted keys gives exactly those bytes), at most 65,535.
+- No personal data in an event: random ids, codes, digests of sealed bytes, salted commitments.
+- `append` runs inside the transaction that changes the state, as its last act before COMMIT: hashes are made
+  first, then the one-row head is locked, so that writers wait for each other as briefly as possible.
+  Positions have no gaps: a transaction that fails takes its positions with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from retention import merkle
+
+MAX_ENTRY = 65_535  # c2sp.org/tlog-tiles: entries carry a 16-bit length
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Who did it: software with its version, on whose behalf. Ids are pseudonyms (table pseudonyms)."""
+
+    id: UUID
+    on_behalf_of: UUID | None
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A PREMIS event. `type` is a code of the PREMIS event type vocabulary (ing, qua, poa, ...)."""
+
+    type: str
+    time: datetime
+    agent: Agent
+    subjects: tuple[UUID, ...]
+    outcome: str = "success"
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def canonical(event: Event) -> bytes:
+    """The entry bytes of an event. Raises ValueError for what RFC 8785 or the ledger cannot hold."""
+    agent: dict[str, Any] = {"id": str(event.agent.id), "version": event.agent.version}
+    if event.agent.on_behalf_of is not None:
+        agent["for"] = str(event.agent.on_behalf_of)
+    value = {
+        "type": event.type,
+        "time": event.time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "agent": agent,
+        "subjects": [str(s) for s in event.subjects],
+        "outcome": event.outcome,
+        "detail": dict(event.detail),
+    }
+    _check(value)
+    entry = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(entry) > MAX_ENTRY:
+        raise ValueError(f"event {event.type}: {len(entry)} bytes, the ledger holds at most {MAX_ENTRY} an entry")
+    return entry
+
+
+def _check(value: Any) -> None:
+    """Only what `json` writes exactly as RFC 8785 does."""
+    match value:
+        case None | bool() | str():
+            return
+        case int() if -(2**53) <= value <= 2**53:
+            return
+        case list():
+            for item in value:
+                _check(item)
+        case dict():
+            for key, item in value.items():
+                if not isinstance(key, str) or not key.isascii():
+                    raise ValueError(f"event: keys are ASCII strings, found {key!r}")
+                _check(item)
+        case _:
+            raise ValueError(f"event: {type(value).__name__} {value!r} has no canonical form here")
+
+
+def append(conn: psycopg.Connection[Any], events: Sequence[Event], recorded_at: datetime) -> int:
+    """Append events in order; returns the position of the first. The caller commits, and does nothing between.
+
+    Raises psycopg errors as they come: the transaction is then lost whole, state and events alike."""
+    if not events:
+        return _head(conn, lock=False)[0]
+    entries = [canonical(event) for event in events]
+    leaves = [merkle.leaf_hash(entry) for entry in entries]
+    first, frontier = _head(conn, lock=True)
+    size, frontier = merkle.append(first, frontier, leaves)
+    with conn.cursor() as cursor:
+        with cursor.copy(
+            "COPY events (position, recorded_at, type, leaf_hash, entry) FROM STDIN (FORMAT binary)"
+        ) as copy:
+            copy.set_types(["int8", "timestamptz", "text", "bytea", "bytea"])
+            for offset, (event, leaf, entry) in enumerate(zip(events, leaves, entries, strict=True)):
+                copy.write_row((first + offset, recorded_at, event.type, leaf, entry))
+        with cursor.copy("COPY event_subjects (subject_id, position) FROM STDIN (FORMAT binary)") as copy:
+            copy.set_types(["uuid", "int8"])
+            for offset, event in enumerate(events):
+                for subject in dict.fromkeys(event.subjects):
+                    copy.write_row((subject, first + offset))
+        cursor.execute("UPDATE ledger_head SET size = %s, frontier = %s", (size, frontier))
+    return first
+
+
+def _head(conn: psycopg.Connection[Any], *, lock: bool) -> tuple[int, list[bytes]]:
+    query = "SELECT size, frontier FROM ledger_head FOR UPDATE" if lock else "SELECT size, frontier FROM ledger_head"
+    row = conn.execute(query).fetchone()
+    if row is None:
+        raise psycopg.DataError("ledger_head is empty: the catalog was tampered with; restore it from the vault")
+    return int(row[0]), [bytes(node) for node in row[1]]
+
+
+def head(conn: psycopg.Connection[Any]) -> tuple[int, bytes]:
+    """Size and root of the tree as committed."""
+    size, frontier = _head(conn, lock=False)
+    return size, merkle.root(frontier)

@@ -1,0 +1,163 @@
+"""Quarantine: documents that failed validation, kept with every finding until an officer decides.
+
+Rules of this module:
+- The bytes are sealed under a key of their own and stand in the vault at `quarantine/<id>`; nothing is dropped.
+- An officer *releases* (the document becomes a record: the pipeline captures it again without its quarantine),
+  or *rejects* with a reason, a code. Who, when and why is an event. A decision is made once.
+- Rejected bytes stay until a disposition plan destroys them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from retention import ledger
+from retention.archive import Archive, load_key
+from retention.database import Connection, transaction
+from retention.errors import Damaged, NotFound, Refused, UsageError
+from retention.ledger import Event
+
+SCOPE = "quarantine"  # its keys' scope in the key safe
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One quarantined document in the vault."""
+
+    quarantine_id: UUID
+    size: int
+    sealed_sha256: bytes
+    sealed_bytes: int
+    version: str
+    commitment: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One quarantined document, with what is known of it by name (None while descriptions are being rebuilt)."""
+
+    quarantine_id: UUID
+    state: str
+    recorded_at: datetime
+    size: int
+    name: str | None
+    source: str | None
+    place: str | None
+    findings: list[dict[str, Any]]
+    reason: str | None
+    record_id: UUID | None
+
+
+def object_key(quarantine_id: UUID) -> str:
+    return f"quarantine/{quarantine_id}"
+
+
+def insert(conn: Connection, run_id: UUID, kept: Sequence[Kept], now: datetime) -> None:
+    """Rows of quarantined documents, inside the capture transaction."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO quarantine (quarantine_id, run_id, bytes, sealed_sha256, sealed_bytes, version, commitment, "
+            "verified_at, recorded_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                (
+                    k.quarantine_id,
+                    run_id,
+                    k.size,
+                    k.sealed_sha256,
+                    k.sealed_bytes,
+                    k.version,
+                    k.commitment,
+                    now,
+                    now,
+                )
+                for k in kept
+            ],
+        )
+
+
+def listed(conn: Connection, state: str | None = "held", quarantine_id: UUID | None = None) -> list[Listed]:
+    """Quarantined documents, oldest first: of one state, of all (None), or one."""
+    rows = conn.execute(
+        """SELECT q.quarantine_id, q.state, q.recorded_at, q.bytes, d.name, d.source, d.place,
+                  coalesce(d.messages, (SELECT jsonb_agg(jsonb_build_object('code', f.code, 'severity', f.severity,
+                      'message', '') ORDER BY f.code) FROM findings f WHERE f.subject_id = q.quarantine_id), '[]'),
+                  q.reason, q.record_id
+             FROM quarantine q LEFT JOIN descriptions d ON d.subject_id = q.quarantine_id
+            WHERE (%(state)s::text IS NULL OR q.state = %(state)s)
+              AND (%(id)s::uuid IS NULL OR q.quarantine_id = %(id)s)
+            ORDER BY q.recorded_at, q.quarantine_id""",
+        {"state": state, "id": quarantine_id},
+    )
+    return [Listed(*row) for row in rows]
+
+
+def show(conn: Connection, quarantine_id: UUID) -> Listed:
+    """One quarantined document. Raises NotFound."""
+    found = listed(conn, None, quarantine_id)
+    if not found:
+        raise NotFound(f"no quarantined document {quarantine_id}. `muniment quarantine list` shows them.")
+    return found[0]
+
+
+def open_bytes(archive: Archive, quarantine_id: UUID, target: Path) -> None:
+    """Write the document as it came to `target`. Raises Damaged if the vault's bytes are not what was kept."""
+    with transaction(archive.connections) as conn:
+        row = conn.execute(
+            "SELECT sealed_sha256, version, commitment FROM quarantine WHERE quarantine_id = %s",
+            (quarantine_id,),
+        ).fetchone()
+        if row is None:
+            raise NotFound(f"no quarantined document {quarantine_id}. `muniment quarantine list` shows them.")
+        key = load_key(conn, archive.safe, quarantine_id)
+    with archive.vault.open(object_key(quarantine_id), row[1]) as stream:
+        sealed = stream.read()
+    if sha256(sealed).digest() != bytes(row[0]):
+        raise Damaged(f"{object_key(quarantine_id)}: the vault's bytes are not what was stored. Heal from a replica.")
+    content = key.open(sealed)
+    if key.commitment(sha256(content).digest()) != bytes(row[2]):
+        raise Damaged(f"{object_key(quarantine_id)}: opens to other bytes than were quarantined.")
+    target.write_bytes(content)
+
+
+def reject(archive: Archive, quarantine_id: UUID, reason: str, now: datetime) -> None:
+    """Decide against it. `reason` is a code such as `not-a-record` or `duplicate`; free text could name people."""
+    if not reason or not all(c.islower() or c == "-" for c in reason) or len(reason) > 40 or not reason[0].isalpha():
+        raise UsageError(
+            f"--reason: expected a code of lower-case letters and hyphens such as not-a-record, found {reason!r}."
+        )
+    with transaction(archive.connections) as conn:
+        _decide(conn, archive, quarantine_id, "rejected", reason, None, now)
+        detail = {"decision": "reject", "reason": reason}
+        ledger.append(conn, [Event("qua", now, archive.agent, (quarantine_id,), detail=detail)], now)
+
+
+def release(conn: Connection, archive: Archive, quarantine_id: UUID, record_id: UUID, now: datetime) -> Event:
+    """Mark as released into a record, inside the transaction that captures it; the caller appends the event."""
+    _decide(conn, archive, quarantine_id, "released", None, record_id, now)
+    conn.execute("UPDATE sightings SET subject_id = %s WHERE subject_id = %s", (record_id, quarantine_id))
+    return Event("unq", now, archive.agent, (quarantine_id, record_id), detail={"decision": "release"})
+
+
+def _decide(
+    conn: Connection,
+    archive: Archive,
+    quarantine_id: UUID,
+    state: str,
+    reason: str | None,
+    record_id: UUID | None,
+    now: datetime,
+) -> None:
+    decided = conn.execute(
+        "UPDATE quarantine SET state = %s, reason = %s, record_id = %s, decided_at = %s, decided_by = %s "
+        "WHERE quarantine_id = %s AND state = 'held' RETURNING 1",
+        (state, reason, record_id, now, archive.agent.on_behalf_of, quarantine_id),
+    ).fetchone()
+    if decided is None:
+        found = show(conn, quarantine_id)
+        raise Refused(f"refusing to decide {quarantine_id} again: it was {found.state} before.")
