@@ -233,9 +233,7 @@ def _seven_bits(data: bytes) -> tuple[str, str, bool]:
 
 def _damaged_utf8(data: bytes, problem: UnicodeDecodeError) -> str | None:
     """UTF-8 with a few wrong bytes; None when the wrong ones are more than a twentieth of the sequences."""
-    sample = (
-        data[:SAMPLE] if problem.start < SAMPLE else data[problem.start - SAMPLE : problem.start + SAMPLE]
-    )
+    sample = data[:SAMPLE] if problem.start < SAMPLE else data[problem.start - SAMPLE : problem.start + SAMPLE]
     text = sample.decode("utf-8", "replace")
     sequences = sum(char > "\x7f" for char in text)
     wrong = text.count("\ufffd")
@@ -253,9 +251,7 @@ def _hebrew(data: bytes) -> tuple[str, str, bool] | None:
         high = len(head) - len(head.translate(None, bytes(range(0x80, 0x100))))
         others = high - found
         if name == "windows-1255":  # niqqud and the punctuation that its keyboards give
-            allowed = bytes(
-                [*range(0xC0, 0xD4), 0xFD, 0xFE, *b"\x91\x92\x93\x94\x96\x97\x85\xa0\xa4\xab\xbb\xb7"]
-            )
+            allowed = bytes([*range(0xC0, 0xD4), 0xFD, 0xFE, *b"\x91\x92\x93\x94\x96\x97\x85\xa0\xa4\xab\xbb\xb7"])
             others -= len(head) - len(head.translate(None, allowed))
         if found < 4 or others > 0.05 * found:
             continue
@@ -269,7 +265,7 @@ def _hebrew(data: bytes) -> tuple[str, str, bool] | None:
 
 
 def _final_letters(head: bytes, base: int) -> str | None:
-    """The order of Hebrew words (logical or visual); None when the letters are not placed as in any Hebrew."""
+    """The order of Hebrew words (logical or visual); None when the letters stand as in no Hebrew."""
     letters = bytes(range(base, base + 27))
     finals = bytes(base + offset for offset in (10, 13, 15, 19, 21))
     words = re.findall(b"[" + re.escape(letters) + b"]{2,}", head)
@@ -306,7 +302,7 @@ def _eight_bits(data: bytes) -> tuple[str, str, bool]:
     if best is not None:
         name = _plainest(data, best.encoding)
         text = data.decode(name, "replace")
-        enough = sum(byte > 0x7F for byte in head[:256]) >= 40
+        enough = len(head.translate(None, bytes(range(0x80)))) >= 40
         return text, iana(name), enough and (best.coherence >= 0.3 or language_of(text) is not None)
     for name in ("johab", "cp949", "big5hkscs", "gb18030", "cp1252"):
         try:
@@ -326,9 +322,7 @@ def _plainest(data: bytes, name: str) -> str:
     return name
 
 
-_WESTERN = set(
-    "àâäáãåæçèéêëìíîïñòóôöõøùúûüÿßœÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØÙÚÛÜŒ“”‘’‚„–—…•€£§©®™°«»¿¡´·ºª\xa0½¼¾±×²³µ"
-)
+_WESTERN = set("àâäáãåæçèéêëìíîïñòóôöõøùúûüÿßœÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØÙÚÛÜŒ“”‘’‚„–—…•€£§©®™°«»¿¡´·ºª\xa0½¼¾±×²³µ")
 
 
 def _western(head: bytes) -> str | None:

@@ -27,7 +27,7 @@ _SCRIPTS = (
     ("am", re.compile("[\u1200-\u137f]")),
 )
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 
 # The commonest words that a language does not share with most of the others.
 _COMMON = {
@@ -38,13 +38,13 @@ _COMMON = {
     "it": "il di che è per una sono della con non del gli nel alla dei le si più anche come questo ha da",
     "pt": "o os que não uma para com do da em se mais como dos das ao foi pelo pela são seu sua você",
     "nl": "de het een van en is dat niet op te zijn voor met die aan ook als naar wordt bij door maar",
-    "pl": "w z i się nie na jest że do to jak przez od dla oraz był po są tym który ze także może lub",
+    "pl": "się nie na jest że do to jak przez od dla oraz był po są tym który ze także może lub",
     "tr": "bir ve bu için ile olarak daha çok olan gibi kadar sonra değil ne olduğu en da de ise",
     "sv": "och att det som är på för inte med den till av har jag om ett var från vi kan",
     "da": "og det er ikke på til for med den af har jeg som et var vi kan fra ved også",
     "no": "og det er ikke på til for med den av har jeg som et var vi kan fra ved også",
     "fi": "ja on ei että se hän oli ovat kun mutta myös joka tai ole kuin niin sen",
-    "cs": "v a se na je že to jako pro ale jsem jsou byl který nebo také podle aby když není má",
+    "cs": "se na je že to jako pro ale jsem jsou byl který nebo také podle aby když není má",
     "hu": "hogy az és nem egy is meg volt csak már ez de ha vagy mint kell lehet",
     "ro": "și în nu la este pe cu care din că mai sunt pentru fost ca sau această prin",
 }
@@ -100,11 +100,11 @@ def _arabic(sample: str) -> str:
 
 def _by_words(sample: str) -> str | None:
     words = _WORD.findall(sample.lower())
-    if len(words) < 5:
+    if len(words) < 8:
         return None
     hits = {name: sum(word in stop for word in words) for name, stop in _STOP.items()}
     first, second = sorted(hits, key=lambda name: hits[name], reverse=True)[:2]
-    if hits[first] < 3 or hits[first] < 0.06 * len(words):
+    if hits[first] < 4 or hits[first] < 0.06 * len(words) or len(_STOP[first].intersection(words)) < 3:
         return None
     if {first, second} == {"da", "no"}:  # told apart by spelling: "av" and "af", "ikke" is both
         return first if hits[first] > hits[second] else None

@@ -1,0 +1,214 @@
+"""XML, read so that it can hurt nobody; and the readers of XML parts of Office documents build on it.
+
+Rules of this module:
+- No entity is expanded, no DTD and no other external thing is loaded, nothing goes to the network.
+- A document that declares entities is not read beyond its DOCTYPE: UNSAFE-XML. A DOCTYPE that declares none
+  (XHTML, a reference to a DTD) is harmless and common.
+- Parsing streams: what was read is thrown away at once, so that memory does not grow with the document.
+- libxml2's limits stay on (10 MB for one text, 256 levels); a document beyond them is DAMAGED to us, except
+  that one long text (a picture or PDF in base64) only ends what is searched: TEXT-LIMIT.
+- What was read before the damage is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Any, BinaryIO
+
+from lxml import etree
+
+from ingest.extraction import Document, Seen
+from ingest.extraction.encoding import iana
+from ingest.extraction.text import settle, text_limit
+from ingest.model import finding
+
+_ENTITY = re.compile(rb"<!\s*E\s*N\s*T\s*I\s*T\s*Y")
+# Base64 in one piece or in lines: no words to search.
+_UNBROKEN = re.compile(r"\S{2000,}|(?:[A-Za-z0-9+/=]{60,}\s+){4,}")
+_DUBLIN_CORE = {
+    "http://purl.org/dc/elements/1.1/": {"title": "title", "creator": "author", "language": "language"},
+    "http://purl.org/dc/terms/": {"title": "title", "creator": "author", "created": "created"},
+}
+
+
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["'](iso-8859-8-[ie])["']""", re.IGNORECASE)
+MAX_RECODED = 64 * 1024 * 1024  # bytes
+_HARDENED: dict[str, Any] = {
+    "resolve_entities": False,
+    "no_network": True,
+    "load_dtd": False,
+    "dtd_validation": False,
+    "attribute_defaults": False,
+    "huge_tree": False,
+    "remove_comments": True,
+    "remove_pis": True,
+}
+
+
+class UnsafeXmlError(Exception):
+    """The document declares entities."""
+
+
+class DamagedXmlError(Exception):
+    """The document is not well-formed, or exceeds a limit of libxml2; str() says where."""
+
+
+def read(document: Document) -> Seen:
+    """Name of the root element, declared encoding, Dublin Core, and all text content in order."""
+    seen = Seen()
+    pieces: list[str] = []
+    room = document.limits.text_chars
+    try:
+        with document.path.open("rb") as file:
+            for element, piece in _pieces(_readable(file), seen):
+                if element is not None:
+                    _dublin_core(element, piece, seen)
+                if piece := piece.strip():
+                    pieces.append(piece)
+                    room -= len(piece)
+                if room < 0:
+                    break
+    except (UnsafeXmlError, DamagedXmlError) as problem:
+        blame(seen, problem)
+    settle(seen, _UNBROKEN.sub(" ", "\n".join(pieces)), document.limits)
+    return seen
+
+
+def parse_xml(data: bytes) -> Any:
+    """The root element of a small document. Raises UnsafeXmlError or DamagedXmlError."""
+    try:
+        root = etree.fromstring(data, etree.XMLParser(**_HARDENED))
+    except (etree.XMLSyntaxError, ValueError) as problem:
+        raise _judged(str(problem), data[:65_536]) from None
+    _check_doctype(root.getroottree().docinfo)
+    return root
+
+
+def iter_elements(data: bytes, tags: Collection[str]) -> Iterator[Any]:
+    """Each element of `tags` when it is complete; emptied after use. Raises as `parse_xml`."""
+    for event, element in _events(_Bytes(data), tuple(tags)):
+        if event == "end":
+            yield element
+            element.clear(keep_tail=True)
+            parent = element.getparent()
+            while parent is not None and parent[0] is not element:
+                del parent[0]
+
+
+def blame(seen: Seen, problem: Exception, part: str = "") -> None:
+    """Turn what the functions above raise into a finding of `seen`, once for each code."""
+    where = f"{part}: " if part else ""
+    message = f"{where}{problem}"
+    if isinstance(problem, UnsafeXmlError):
+        code = "UNSAFE-XML"
+    elif "huge text" in message.lower() or "text node too long" in message.lower():
+        text_limit(seen, f"{where}one text of it is longer than 10,000,000 bytes; it is read up to there")
+        return
+    else:
+        code = "DAMAGED"
+    if not any(found.code == code for found in seen.findings):
+        seen.findings.append(finding(code, message))
+
+
+class _Bytes:
+    """The least that lxml asks of a file; BytesIO would copy."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    def read(self, size: int = 65_536) -> bytes:
+        chunk, self._data = bytes(self._data[:size]), self._data[size:]
+        return chunk
+
+
+def _events(source: Any, tags: tuple[str, ...] | None = None) -> Iterator[tuple[str, Any]]:
+    """Events of a parser that goes on after what is merely wrong, and stops after the chunk that is broken.
+
+    An undeclared namespace prefix (a fragment cut out of a larger document) is wrong and not broken.
+    """
+    parser: Any = etree.XMLPullParser(events=("start", "end"), tag=tags, recover=True, **_HARDENED)
+    checked = False
+    head = b""
+    try:
+        while chunk := source.read(1 << 20 if head else 1 << 16):
+            head = head or chunk
+            parser.feed(chunk)
+            for event, element in parser.read_events():
+                if not checked:
+                    _check_doctype(element.getroottree().docinfo)
+                    checked = True
+                yield event, element
+            _check_log(parser.feed_error_log, head)
+        root = parser.close()
+        if root is not None:
+            _check_doctype(root.getroottree().docinfo)
+        yield from parser.read_events()
+        _check_log(parser.feed_error_log, head)
+        if root is None:
+            raise DamagedXmlError("there is no element in it")
+    except (etree.XMLSyntaxError, ValueError) as problem:
+        raise _judged(str(problem), head) from None
+
+
+def _check_log(log: Any, head: bytes) -> None:
+    for entry in log:
+        if entry.level == etree.ErrorLevels.FATAL:
+            raise _judged(f"{entry.message}, line {entry.line}", head)
+
+
+def _judged(problem: str, head: bytes) -> UnsafeXmlError | DamagedXmlError:
+    # Entities that libxml2 itself refused (loops, amplification) end the parse before the root is seen.
+    if "ntity" in problem and _ENTITY.search(head.replace(b"\x00", b"")):
+        return UnsafeXmlError("its DOCTYPE declares entities")
+    return DamagedXmlError(re.sub(r" \(<string>, line \d+\)$", "", problem)[:300])
+
+
+def _check_doctype(docinfo: Any) -> None:
+    dtd = docinfo.internalDTD
+    names = [entity.name for entity in dtd.iterentities()] if dtd is not None else []
+    if names:
+        raise UnsafeXmlError(f"its DOCTYPE declares entities: {', '.join(map(str, names[:5]))}")
+
+
+def _readable(file: BinaryIO) -> Any:
+    """`file`, or its text as UTF-8 where it declares the Hebrew encodings of RFC 1556, unknown to libxml2."""
+    head = file.read(256)
+    file.seek(0)
+    declared = _DECLARED.match(head)
+    if declared is None:
+        return file
+    return _Bytes(file.read(MAX_RECODED).replace(declared[1], b"windows-1255", 1))
+
+
+def _pieces(source: Any, seen: Seen) -> Iterator[tuple[Any, str]]:
+    """(element that ends, or None; text) in document order; each node is dropped when its text was given."""
+    for event, element in _events(source):
+        parent = element.getparent()
+        if event == "end":
+            yield element, _drain(element, None)
+        elif parent is not None:
+            yield None, _drain(parent, element)
+        else:
+            seen.metadata["root"] = str(element.tag)
+            if encoding := element.getroottree().docinfo.encoding:
+                seen.metadata["encoding"] = iana(encoding)
+
+
+def _drain(parent: Any, until: Any) -> str:
+    """The text of `parent` and the tails of its children before `until`, which are removed."""
+    pieces = [parent.text or ""]
+    parent.text = None
+    for child in parent:  # not len(): it counts what the parser has already read ahead
+        if child is until:
+            break
+        pieces.append(child.tail or "")
+        parent.remove(child)
+    return "".join(pieces)
+
+
+def _dublin_core(element: Any, text: str, seen: Seen) -> None:
+    namespace, _, name = str(element.tag).rpartition("}")
+    key = _DUBLIN_CORE.get(namespace[1:], {}).get(name)
+    if key and text.strip():
+        seen.metadata.setdefault(key, text.strip()[:1000])
