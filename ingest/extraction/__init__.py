@@ -80,6 +80,7 @@ READERS: Mapping[str, str] = {
     "application/json": "structured",
     "text/csv": "structured",
     "text/plain": "text",
+    "x-application/hl7-v2+er7": "text",
     "image/jpeg": "image",
     "image/png": "image",
     "image/tiff": "image",
