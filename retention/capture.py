@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,6 @@ def _insert_records(
 ) -> None:
     deposits = [d for unit in batch.admitted for d in unit.deposits]
     classes = _class_keys(conn, {d.class_id for d in deposits})
-    received = now.astimezone(UTC).date()
     with conn.cursor() as cursor:
         with cursor.copy(
             "COPY records (record_id, bytes, recorded_at, received, document_date, modified, class_key, parent_id) "
@@ -238,7 +237,7 @@ def _insert_records(
                         d.record_id,
                         d.size,
                         now,
-                        received,
+                        d.received,
                         d.document_date,
                         d.modified,
                         classes[d.class_id],
@@ -379,7 +378,8 @@ def _events(
 
 
 def _dates(d: Deposit) -> dict[str, Any]:
-    detail: dict[str, Any] = {"class": d.class_id, "rule": d.rule, **d.steps}
+    received = d.received.isoformat()
+    detail: dict[str, Any] = {"class": d.class_id, "rule": d.rule, "received": received, **d.steps}
     if d.parent_id is not None:
         detail["parent"] = str(d.parent_id)
     if d.document_date is not None:

@@ -23,6 +23,7 @@ from retention.vault.base import Lock, LockMode
 
 SHORT = timedelta(days=7)
 ROLLING = timedelta(days=90)  # an open trigger gets a rolling lock instead of a guess
+LONGEST = timedelta(days=3660)  # a lock cannot be taken back: a longer term is extended while it runs
 _AT_ONCE = 500
 
 

@@ -95,6 +95,7 @@ class Deposit:
     class_id: str
     rule: str  # the classification rule that matched, for the event
     description: Description
+    received: date  # civil date of receipt in the schedule's time zone
     document_date: date | None = None
     modified: date | None = None
     parent_id: UUID | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -29,7 +29,7 @@ from retention.archive import Archive, pseudonym
 from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound
 from retention.ledger import Event
-from retention.model import AgentKind, Batch, Committed, Item, Outcome, new_id
+from retention.model import AgentKind, Batch, Committed, Outcome
 from retention.seal import signing_key
 
 
@@ -52,9 +52,8 @@ class Totals:
         return self.discovered - self.admitted - self.quarantined - self.rejected - self.known
 
 
-def start(archive: Archive, source: str, schedule_version: int, now: datetime) -> UUID:
+def start(archive: Archive, run_id: UUID, source: str, schedule_version: int, now: datetime) -> None:
     """Begin a run of a source. Concurrent runs of one source are allowed: capture settles who admits what."""
-    run_id = new_id(now)
     with transaction(archive.connections) as conn:
         source_id = pseudonym(conn, archive.safe, AgentKind.SOURCE, source, now)
         conn.execute(
@@ -63,7 +62,6 @@ def start(archive: Archive, source: str, schedule_version: int, now: datetime) -
         )
         detail = {"run": str(run_id), "source": str(source_id), "schedule": schedule_version}
         ledger.append(conn, [Event("ins", now, archive.agent, (run_id,), detail=detail)], now)
-    return run_id
 
 
 def schedule_of(conn: Connection, run_id: UUID) -> int:
@@ -85,7 +83,7 @@ def record_batch(conn: Connection, batch: Batch, result: Committed, now: datetim
     with conn.cursor() as cursor:
         cursor.execute(
             "INSERT INTO run_batches (run_id, batch, committed_at, admitted, quarantined, rejected, known, children, "
-            "bytes, expectations) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            "bytes, expectations, known_ids) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             (
                 batch.run_id,
                 batch.number,
@@ -94,6 +92,7 @@ def record_batch(conn: Connection, batch: Batch, result: Committed, now: datetim
                 result.children,
                 result.bytes,
                 json.dumps([dict(e) for e in batch.expectations]),
+                [item.subject_id for item in result.items if item.outcome is Outcome.KNOWN],
             ),
         )
         with cursor.copy(
@@ -105,12 +104,9 @@ def record_batch(conn: Connection, batch: Batch, result: Committed, now: datetim
                     copy.write_row((batch.run_id, batch.number, number, item.outcome.value, item.subject_id))
 
 
-def close(
-    archive: Archive, run_id: UUID, discovered: int, deferred: int, known: Iterable[Item], now: datetime
-) -> Totals:
+def close(archive: Archive, run_id: UUID, discovered: int, deferred: int, now: datetime) -> Totals:
     """End a run: add up what is committed, write and sign the account, append the event. Twice is fine.
 
-    `known` lists the documents that were already known, which the catalog does not repeat for every run.
     A run that does not add up is closed as interrupted, so that what is missing shows and is looked for."""
     folder = archive.settings.runs / str(run_id)
     with transaction(archive.connections) as conn:
@@ -120,7 +116,7 @@ def close(
         if row[0] != "running":
             return totals(conn, run_id)
         found = _sums(conn, run_id, discovered, deferred)
-        content = _account(conn, run_id, found, row[1], now, known)
+        content = _account(conn, run_id, found, row[1], now)
         digest = sha256(content).digest()
         state = "complete" if found.missing == 0 else "interrupted"
         sums = asdict(found)
@@ -132,6 +128,7 @@ def close(
                 WHERE run_id = %(run)s""",
             {"now": now, "state": state, "digest": digest, "run": run_id, **sums},
         )
+        conn.execute("UPDATE run_batches SET known_ids = NULL WHERE run_id = %s", (run_id,))
         _write(archive, folder, content)
         outcome = "success" if state == "complete" else "failure"
         detail = {"run": str(run_id), "reconciliation": digest.hex(), **sums}
@@ -150,9 +147,9 @@ def interrupt(archive: Archive, run_id: UUID, now: datetime) -> None:
             ledger.append(conn, [Event("ine", now, archive.agent, (run_id,), "failure", {"run": str(run_id)})], now)
 
 
-def running(conn: Connection) -> list[UUID]:
+def running(conn: Connection) -> list[tuple[UUID, datetime]]:
     """Runs that have begun and not ended: at work, or dead."""
-    return [row[0] for row in conn.execute("SELECT run_id FROM runs WHERE state = 'running' ORDER BY started_at")]
+    return conn.execute("SELECT run_id, started_at FROM runs WHERE state = 'running' ORDER BY started_at").fetchall()
 
 
 def totals(conn: Connection, run_id: UUID) -> Totals:
@@ -193,9 +190,7 @@ def _sums(conn: Connection, run_id: UUID, discovered: int, deferred: int) -> Tot
     return Totals(discovered, admitted, quarantined, rejected, known, children, deferred, size)
 
 
-def _account(
-    conn: Connection, run_id: UUID, found: Totals, started_at: datetime, now: datetime, known: Iterable[Item]
-) -> bytes:
+def _account(conn: Connection, run_id: UUID, found: Totals, started_at: datetime, now: datetime) -> bytes:
     def items() -> Iterator[dict[str, Any]]:
         rows = conn.execute(
             "SELECT i.outcome, i.subject_id, array_remove(array_agg(f.code ORDER BY f.code), NULL) "
@@ -205,8 +200,9 @@ def _account(
         )
         for outcome, subject, codes in rows:
             yield {"outcome": outcome, "id": str(subject), "codes": codes}
-        for item in known:
-            yield {"outcome": Outcome.KNOWN.value, "id": str(item.subject_id), "codes": []}
+        known = conn.execute("SELECT unnest(known_ids) FROM run_batches WHERE run_id = %s ORDER BY batch", (run_id,))
+        for (place,) in known:
+            yield {"outcome": Outcome.KNOWN.value, "id": str(place), "codes": []}
 
     account = {
         "run": str(run_id),

@@ -9,7 +9,7 @@
 
 CREATE TABLE schedule_versions (
     version     integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-    digest      bytea NOT NULL CONSTRAINT schedule_versions_once UNIQUE,
+    digest      bytea NOT NULL,
     document    text NOT NULL,
     loaded_at   timestamptz NOT NULL,
     loaded_by   uuid NOT NULL,
@@ -217,6 +217,7 @@ CREATE TABLE run_batches (
     children     integer NOT NULL,
     bytes        bigint NOT NULL,
     expectations jsonb NOT NULL,        -- per code: evaluated and failed, counts only
+    known_ids    uuid[],                -- until the run is closed, for its account
     PRIMARY KEY (run_id, batch)
 );
 

@@ -1,0 +1,456 @@
+"""The whole flow of ingestion on one screen: begin -> work -> finish.
+
+    begin   lists the source and cuts the list into batches, on disk
+    work    each batch: spool -> extract (workers) -> classify -> validate -> admit -> capture (one transaction)
+    finish  adds up what is committed, signs the account
+
+Rules of this module:
+- What is listed is accounted for: discovered = admitted + quarantined + rejected + known (invariant 1).
+- Nothing is kept in memory but the batch that is read and the one that is stored meanwhile.
+- A run that died is gone on with by running the same again: batches that committed are found committed, and
+  documents of the others are found unknown. What the dead run left in the spool is removed.
+- The spool and the list of a run hold names and content: they are deleted with the run, whatever its end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from uuid import UUID
+
+from ingest import admission, sources, validation
+from ingest.admission import Policy, Read
+from ingest.extraction.workers import Workers
+from ingest.model import Extraction, Finding, SourceFile, Spooled
+from ingest.sources import LeftOut, SourceConfig, Why
+from ingest.spool import check_space, spool
+from retention import capture, locks, policy, runs
+from retention.archive import Archive
+from retention.database import transaction
+from retention.errors import NotFound
+from retention.model import Batch, Committed, Detained, Sighting, Turned, Unit, new_id
+
+Clock = Callable[[], datetime]
+PATIENCE = timedelta(days=1)  # a run of a scheduler may rest so long between two of its tasks
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as `begin` left it on disk for `work` and `finish`, in this process or another."""
+
+    run_id: UUID
+    folder: Path  # below the spool
+    source: SourceConfig
+    discovered: int
+    deferred: int
+    left_out: dict[str, int] = field(default_factory=dict)
+    batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What a finished run answers."""
+
+    run_id: UUID
+    totals: runs.Totals
+    seconds: float
+    reconciliation: Path
+    left_out: dict[str, int]
+
+
+def ingest(
+    archive: Archive,
+    source: SourceConfig,
+    clock: Clock = utc_now,
+    say: Callable[[str, int, int], None] = lambda *_: None,
+) -> Ingested:
+    """All of it in one process. `say(step, done, of)` is told of progress."""
+    started = time.monotonic()
+    run = begin(archive, source, clock)
+    try:
+        work(archive, run, range(run.batches), clock, lambda done: say("documents", done, run.discovered))
+        return finish(archive, run, clock, started)
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to tell; the next run clears what this cannot
+            abandon(archive, run.run_id, clock)
+        raise
+
+
+# ---------------------------------------------------------------- begin
+
+
+def begin(archive: Archive, source: SourceConfig, clock: Clock = utc_now, *, scheduled: bool = False) -> Run:
+    """List the source into batches on disk. Raises UsageError for a source that does not exist: no run then.
+
+    `scheduled`: other processes will work on it, and between two of them the run is not dead."""
+    clear_dead(archive, clock)
+    left_out: Counter[str] = Counter()
+
+    def count(one: LeftOut) -> None:
+        left_out[one.why.value] += 1
+
+    listing = sources.discover(source, now=clock(), left_out=count)
+    first = next(listing, None)  # a source that cannot be listed says so before a run is begun
+    version = in_force(archive, clock)
+    run_id = new_id(clock())
+    folder = archive.settings.spool / str(run_id)
+    folder.mkdir(parents=True, mode=0o700)
+    with alive(folder):
+        if scheduled:
+            (folder / "scheduled").touch()
+        runs.start(archive, run_id, source.name, version.version, clock())
+        entries = () if first is None else chain((first,), listing)
+        discovered, batches = _write_batches(archive, folder, entries)
+        deferred = left_out.pop(Why.UNSETTLED.value, 0)
+        run = Run(run_id, folder, source, discovered, deferred, dict(left_out), batches)
+        _save(run)
+    return run
+
+
+def in_force(archive: Archive, clock: Clock) -> policy.Version:
+    """The schedule in force; the one that Muniment ships where none was loaded yet (it destroys nothing)."""
+    with transaction(archive.connections) as conn:
+        try:
+            return policy.current(conn)
+        except NotFound:
+            pass
+    return policy.load(archive, policy.sample(), "sample.yaml", clock())
+
+
+def _write_batches(archive: Archive, folder: Path, files: Iterable[SourceFile]) -> tuple[int, int]:
+    """Cut the listing into batches of at most so many documents and bytes; returns how many of each."""
+    discovered = number = size = 0
+    lines: list[str] = []
+
+    def flush() -> None:
+        nonlocal number, size
+        if lines:
+            (folder / f"{number:06d}.jsonl").write_text("".join(lines), "ascii")
+            number, size = number + 1, 0
+            lines.clear()
+
+    for file in files:
+        full = len(lines) >= archive.settings.batch_documents
+        if full or (lines and size + file.size > archive.settings.batch_bytes):
+            flush()
+        lines.append(_line(file))
+        size += file.size
+        discovered += 1
+    flush()
+    return discovered, number
+
+
+def _line(file: SourceFile) -> str:
+    modified = file.modified.isoformat() if file.modified else None
+    # ASCII: names that are not UTF-8 hold lone surrogates, which only escapes can carry
+    return json.dumps([file.place, file.size, modified, file.revision]) + "\n"
+
+
+def _files(run: Run, number: int) -> list[SourceFile]:
+    with (run.folder / f"{number:06d}.jsonl").open(encoding="ascii") as lines:
+        return [
+            SourceFile(run.source.name, place, size, datetime.fromisoformat(modified) if modified else None, revision)
+            for place, size, modified, revision in map(json.loads, lines)
+        ]
+
+
+def _save(run: Run) -> None:
+    saved = {
+        "run_id": str(run.run_id),
+        "source": run.source.model_dump(mode="json"),
+        "discovered": run.discovered,
+        "deferred": run.deferred,
+        "left_out": run.left_out,
+        "batches": run.batches,
+    }
+    (run.folder / "run.json").write_text(json.dumps(saved), "ascii")
+
+
+def load_run(archive: Archive, run_id: UUID) -> Run:
+    """A run that `begin` left for other processes. Raises NotFound."""
+    folder = archive.settings.spool / str(run_id)
+    try:
+        saved = json.loads((folder / "run.json").read_text("ascii"))
+    except FileNotFoundError:
+        raise NotFound(f"run {run_id}: nothing in {folder}. It ended, or was begun on another machine.") from None
+    source = SourceConfig.model_validate(saved["source"])
+    counts = (saved["discovered"], saved["deferred"], saved["left_out"], saved["batches"])
+    return Run(run_id, folder, source, *counts)
+
+
+# ---------------------------------------------------------------- work
+
+
+def work(
+    archive: Archive,
+    run: Run,
+    numbers: Iterable[int],
+    clock: Clock = utc_now,
+    progress: Callable[[int], None] = lambda _: None,
+    workers: Workers | None = None,
+) -> list[Committed]:
+    """Read and capture batches; while one is stored the next is read. Raises ServiceUnavailable: run it again."""
+    with transaction(archive.connections) as conn:
+        schedule = policy.of_version(conn, runs.schedule_of(conn, run.run_id)).schedule
+    done: list[Committed] = []
+    can_lock = archive.vault.locks()
+    with alive(run.folder), _staff(workers) as staff, ThreadPoolExecutor(1, "store") as store:
+        storing: Future[Committed] | None = None
+        scratch: Path | None = None
+        for number in numbers:
+            with transaction(archive.connections) as conn:
+                if runs.committed(conn, run.run_id, number):
+                    continue
+            scratch = run.folder / f"batch-{number:06d}"
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(mode=0o700)
+            reading = _read_batch(archive, run, number, Policy(schedule, clock(), can_lock), staff, scratch, progress)
+            if storing is not None:
+                done.append(storing.result())
+            storing = store.submit(_store_batch, archive, run, reading, scratch, clock)
+        if storing is not None:
+            done.append(storing.result())
+    return done
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One batch, read: not yet validated, not yet stored."""
+
+    number: int
+    policy: Policy
+    known: list[bytes] = field(default_factory=list)
+    turned: list[Turned] = field(default_factory=list)
+    read: list[Read] = field(default_factory=list)
+
+
+def _read_batch(
+    archive: Archive,
+    run: Run,
+    number: int,
+    rules: Policy,
+    staff: _Staff,
+    scratch: Path,
+    progress: Callable[[int], None],
+) -> _Reading:
+    files = _files(run, number)
+    reading = _Reading(number, rules)
+    check_space(scratch, sum(min(f.size, run.source.max_bytes) for f in files) * 2)  # the document, and it sealed
+    spooled: dict[int, tuple[Spooled, Sighting]] = {}
+
+    def to_read() -> Iterator[tuple[int, Path, str]]:
+        for index, (file, sighting, copy) in enumerate(_spool_batch(archive, run, files, scratch)):
+            if isinstance(copy, Finding):
+                reading.turned.append(admission.turned(file, copy, rules.now))
+            elif copy is None:
+                reading.known.append(sighting.place)
+            else:
+                spooled[index] = (copy, sighting)
+                yield index, copy.path, PurePosixPath(file.place).name or file.place
+
+    def read() -> Iterator[tuple[int, Extraction]]:
+        waiting = to_read()
+        first = next(waiting, None)
+        if first is not None:  # where all is known, no worker need ever start
+            staff.preload()
+            yield from staff.workers.extract_all(chain((first,), waiting), scratch)
+
+    for index, extraction in read():
+        copy, sighting = spooled.pop(index)
+        reading.read.append(admission.read(copy, sighting, extraction, rules))
+        progress(1)
+    progress(len(reading.known) + len(reading.turned))
+    return reading
+
+
+def _spool_batch(
+    archive: Archive, run: Run, files: Sequence[SourceFile], scratch: Path
+) -> Iterator[tuple[SourceFile, Sighting, Spooled | Finding | None]]:
+    """Each file with its copy, the finding that stands for it, or None where the same bytes are known."""
+    safe = archive.safe
+    places = [safe.place(file.source, file.place) for file in files]
+    before = capture.known(archive, places)
+
+    def one(file: SourceFile, place: bytes) -> tuple[SourceFile, Sighting, Spooled | Finding | None]:
+        content, revision, _ = before.get(place, (None, None, None))
+        seen = safe.revision(file.revision) if file.revision else None
+        if revision is not None and revision == seen:
+            return file, Sighting(place, content or b"", seen), None
+        copy = spool(lambda: sources.open(run.source, file), file, scratch, run.source.max_bytes)
+        if isinstance(copy, Finding):
+            return file, Sighting(place, b""), copy
+        found = safe.content(copy.sha256)
+        if found == content:
+            copy.path.unlink()
+            return file, Sighting(place, found, seen), None
+        return file, Sighting(place, found, seen, replaces=content), copy
+
+    with ThreadPoolExecutor(4, "spool") as threads:
+        yield from threads.map(one, files, places)
+
+
+def _store_batch(archive: Archive, run: Run, reading: _Reading, scratch: Path, clock: Clock) -> Committed:
+    units: list[Unit] = []
+    detained: list[tuple[Sighting, Detained]] = []
+    turned = list(reading.turned)
+    validated = (
+        validation.validate(
+            [(index, one.extraction, reading.policy.now) for index, one in enumerate(reading.read)], run.source.profile
+        )
+        if reading.read
+        else None
+    )
+    for index, one in enumerate(reading.read):
+        assert validated is not None
+        match admission.admit(one, validated.documents[index], validated.findings[index], reading.policy):
+            case Unit() as unit:
+                units.append(unit)
+            case Detained() as kept:
+                detained.append((one.sighting, kept))
+            case Turned() as away:
+                turned.append(away)
+    batch = Batch(
+        run_id=run.run_id,
+        number=reading.number,
+        admitted=tuple(units),
+        quarantined=tuple(detained),
+        rejected=tuple(turned),
+        known=tuple(reading.known),
+        expectations=tuple(dict(s) for s in validated.statistics) if validated else (),
+    )
+    committed = capture.capture(archive, batch, clock)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return committed
+
+
+class _Staff:
+    """Worker processes and the slow import of validation, both started when the first document needs them."""
+
+    def __init__(self, workers: Workers | None) -> None:
+        self._given = workers
+        self._own: Workers | None = None
+        self._loading: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "preload")
+
+    @property
+    def workers(self) -> Workers:
+        if self._given is not None:
+            return self._given
+        if self._own is None:
+            self._own = Workers().__enter__()
+        return self._own
+
+    def preload(self) -> None:
+        if self._loading is None:
+            self._loading = self._thread.submit(validation.preload)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        if self._own is not None:
+            self._own.__exit__(None, None, None)
+
+
+@contextmanager
+def _staff(workers: Workers | None) -> Iterator[_Staff]:
+    staff = _Staff(workers)
+    try:
+        yield staff
+    finally:
+        staff.close()
+
+
+# ---------------------------------------------------------------- finish
+
+
+def finish(archive: Archive, run: Run, clock: Clock = utc_now, started: float | None = None) -> Ingested:
+    """Account for the run, set the locks that policy requires, delete the spool."""
+    totals = runs.close(archive, run.run_id, run.discovered, run.deferred, clock())
+    locks.drain(archive, clock())
+    shutil.rmtree(run.folder, ignore_errors=True)
+    seconds = time.monotonic() - started if started is not None else 0.0
+    return Ingested(
+        run.run_id,
+        totals,
+        round(seconds, 3),
+        archive.settings.runs / str(run.run_id) / "reconciliation.json",
+        run.left_out,
+    )
+
+
+# ---------------------------------------------------------------- runs that died
+
+
+@contextmanager
+def alive(folder: Path) -> Iterator[None]:
+    """Hold the sign of life of a run: the kernel lets go of it when the process dies, however it dies."""
+    descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # shared: several batches of one run may be worked on at once
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def clear_dead(archive: Archive, clock: Clock) -> list[UUID]:
+    """Close the runs whose processes are gone, and remove what they left in the spool. Safe at any time."""
+    archive.settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with transaction(archive.connections) as conn:
+        open_runs = runs.running(conn)
+    closed = []
+    for run_id, started_at in open_runs:
+        folder = archive.settings.spool / str(run_id)
+        old = clock() - started_at > PATIENCE
+        if folder.is_dir() and _dead(folder, old):
+            abandon(archive, run_id, clock)
+            closed.append(run_id)
+        elif old and not folder.is_dir():  # begun where we cannot see it, and long ago
+            runs.interrupt(archive, run_id, clock())
+            closed.append(run_id)
+    known = {str(run_id) for run_id, _ in open_runs}
+    for folder in archive.settings.spool.iterdir():
+        if folder.name not in known and folder.is_dir() and _dead(folder, old=True):
+            shutil.rmtree(folder, ignore_errors=True)
+    return closed
+
+
+def abandon(archive: Archive, run_id: UUID, clock: Clock) -> None:
+    """End a run that cannot go on: what it committed stands and is accounted for, the rest is `missing`."""
+    folder = archive.settings.spool / str(run_id)
+    try:
+        run = load_run(archive, run_id)
+        runs.close(archive, run_id, run.discovered, run.deferred, clock())
+    except NotFound:  # it died while it listed its source
+        runs.interrupt(archive, run_id, clock())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _dead(folder: Path, old: bool) -> bool:
+    """True if no process works on it. Between two tasks of a DAG none does, and the scheduler will go on."""
+    if (folder / "scheduled").exists() and not old:
+        return False
+    try:
+        descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return old
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,89 @@
+"""Which schedule is in force: versions of the schedule file as they were loaded.
+
+Rules of this module:
+- Loading stores the file's bytes, its digest, who and when, and appends a policy assignment event, together.
+- A version is never changed or removed: the past stays explainable. The same file again is the same version.
+- The version loaded last is in force. A run of ingestion keeps the version it began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from importlib import resources
+
+from retention import ledger, schedule
+from retention.archive import Archive
+from retention.database import Connection, transaction
+from retention.errors import NotFound
+from retention.ledger import Event
+from retention.model import new_id
+from retention.rules import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One loaded version of the schedule."""
+
+    version: int
+    schedule: Schedule
+    loaded_at: datetime
+    new: bool = False
+
+
+def sample() -> str:
+    """The text of the schedule that Muniment ships; every law in it needs local legal sign-off."""
+    return (resources.files("retention") / "schedules" / "sample.yaml").read_text("utf-8")
+
+
+def load(archive: Archive, text: str, name: str, now: datetime) -> Version:
+    """Put a schedule in force. Raises ScheduleProblems with every mistake by line; then nothing is stored."""
+    parsed = schedule.load(text, name)
+    with transaction(archive.connections) as conn:
+        # Two loads at once would both find that theirs is new.
+        conn.execute("LOCK TABLE schedule_versions IN SHARE ROW EXCLUSIVE MODE")
+        current = _newest(conn)
+        if current is not None and current.schedule.digest == parsed.digest:
+            return current
+        row = conn.execute(
+            "INSERT INTO schedule_versions (digest, document, loaded_at, loaded_by) VALUES (%s, %s, %s, %s) "
+            "RETURNING version",
+            (bytes.fromhex(parsed.digest), text, now, archive.agent.on_behalf_of),
+        ).fetchone()
+        assert row is not None
+        detail = {"schedule": row[0], "digest": parsed.digest, "classes": len(parsed.classes)}
+        ledger.append(conn, [Event("poa", now, archive.agent, (new_id(now),), detail=detail)], now)
+    return Version(row[0], parsed, now, new=True)
+
+
+def current(conn: Connection) -> Version:
+    """The version in force. Raises NotFound if none was ever loaded."""
+    found = _newest(conn)
+    if found is None:
+        raise NotFound(
+            "no schedule is loaded. Run `muniment schedule load FILE` (a sample: `muniment schedule sample`)."
+        )
+    return found
+
+
+def of_version(conn: Connection, version: int) -> Version:
+    """A version as it was loaded. Raises NotFound."""
+    row = conn.execute(
+        "SELECT version, document, loaded_at FROM schedule_versions WHERE version = %s", (version,)
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"no schedule version {version}.")
+    return Version(row[0], _parse(row[1]), row[2])
+
+
+def _newest(conn: Connection) -> Version | None:
+    row = conn.execute(
+        "SELECT version, document, loaded_at FROM schedule_versions ORDER BY version DESC LIMIT 1"
+    ).fetchone()
+    return None if row is None else Version(row[0], _parse(row[1]), row[2])
+
+
+@lru_cache(maxsize=8)
+def _parse(text: str) -> Schedule:
+    return schedule.load(text, "the loaded schedule")
