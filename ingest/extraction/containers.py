@@ -25,6 +25,7 @@ from typing import BinaryIO, cast
 import olefile
 
 from ingest.extraction import Document, Embedded, Seen
+from ingest.extraction.encoding import decode
 from ingest.model import finding
 
 OLE_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -98,9 +99,7 @@ class Parts:
     def names(self, pattern: str) -> list[str]:
         """Names that match the whole `pattern`, those with numbers in numerical order."""
         found = (name for name in self.members if re.fullmatch(pattern, name))
-        return sorted(
-            found, key=lambda name: [int(n) if n else 0 for n in re.findall(r"\d*", name) if n] or [0]
-        )
+        return sorted(found, key=lambda name: [int(n) if n else 0 for n in re.findall(r"\d*", name) if n] or [0])
 
     def read(self, name: str, limit: int = MAX_PART) -> bytes | None:
         """The bytes of a member; None if there is none, it is encrypted, or it cannot be decompressed.
@@ -150,9 +149,7 @@ def open_zip(document: Document, seen: Seen) -> Parts | None:
     members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
     if len(members) > MAX_MEMBERS:
         archive.close()
-        seen.findings.append(
-            finding("EXPANSION-LIMIT", f"{len(members):,} members; the limit is {MAX_MEMBERS:,}")
-        )
+        seen.findings.append(finding("EXPANSION-LIMIT", f"{len(members):,} members; the limit is {MAX_MEMBERS:,}"))
         return None
     if any(info.flag_bits & _ENCRYPTED_FLAG for info in members.values()):
         encrypted(seen, "members of its ZIP are encrypted")
@@ -189,9 +186,12 @@ def ole_mime(path: Path) -> str | None:
         if path.stat().st_size < 512 or not olefile.isOleFile(str(path)):
             return None
         with olefile.OleFileIO(str(path)) as ole:
-            names = {entry[0].lower() for entry in ole.listdir(streams=True, storages=True)}
+            return _ole_mime({entry[0].lower() for entry in ole.listdir(streams=True, storages=True)})
     except OLE_ERRORS_DEEP:
         return None
+
+
+def _ole_mime(names: set[str]) -> str:
     for stream, mime in (
         ("encryptedpackage", "application/x-ole-storage"),
         ("__properties_version1.0", "application/vnd.ms-outlook"),
@@ -206,6 +206,34 @@ def ole_mime(path: Path) -> str | None:
     if any(name.startswith("__substg1.0_") for name in names):
         return "application/vnd.ms-outlook"
     return "application/x-ole-storage"
+
+
+def embedded_in_ole(data: bytes, name: str) -> tuple[str, bytes]:
+    """The document that an OLE object wraps, with its name; no bytes when the object is no document.
+
+    [MS-OLEDS] 2.3.6 (Ole10Native), and the streams "Package" (OOXML) and "CONTENTS" (PDF) of Office.
+    """
+    try:
+        with olefile.OleFileIO(io.BytesIO(data)) as ole:
+            names = {entry[0].lower() for entry in ole.listdir(streams=True, storages=True)}
+            if "encryptedpackage" in names or _ole_mime(names) != "application/x-ole-storage":
+                return name, data
+            for stream in ("package", "contents"):
+                if stream in names:
+                    return name, cast(bytes, ole.openstream(stream).read())
+            if "\x01ole10native" not in names:
+                return name, b""
+            native = cast(bytes, ole.openstream("\x01ole10native").read())
+    except OLE_ERRORS_DEEP:
+        return name, b""
+    label, _, rest = native[6:].partition(b"\x00")
+    _, _, rest = rest.partition(b"\x00")  # the path on its writer's disk
+    if len(rest) < 8:
+        return name, b""
+    temporary = struct.unpack_from("<I", rest, 4)[0]
+    rest = rest[8 + temporary :]
+    size = int.from_bytes(rest[:4], "little")
+    return decode(label, None)[0] or name, rest[4 : 4 + size]
 
 
 def clean_name(name: str, otherwise: str) -> str:
@@ -257,9 +285,7 @@ def expansion(seen: Seen, document: Document) -> None:
     """Say, once, that more would come out of a document than its limit."""
     if not any(found.code == "EXPANSION-LIMIT" for found in seen.findings):
         limit = document.limits.expanded_bytes
-        seen.findings.append(
-            finding("EXPANSION-LIMIT", f"would unpack to more than {limit:,} bytes, or 2,000 to 1")
-        )
+        seen.findings.append(finding("EXPANSION-LIMIT", f"would unpack to more than {limit:,} bytes, or 2,000 to 1"))
 
 
 def _starts_like_zip(path: Path) -> bool:

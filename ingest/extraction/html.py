@@ -16,6 +16,7 @@ from lxml import etree
 
 from ingest.extraction import Document, Seen
 from ingest.extraction.text import decode, read_head, settle
+from ingest.extraction.xml import iso_date
 from ingest.model import finding
 
 _SPACE = re.compile(r"[ \t\n\r\f\xa0]+")
@@ -51,7 +52,6 @@ _META_KEYS = {
     "description": "subject",
     "dc.subject": "subject",
 }
-_ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?")
 
 
 def read(document: Document) -> Seen:
@@ -140,7 +140,6 @@ def _head(root: Any, seen: Seen) -> None:
             seen.metadata["keywords"] = [word.strip() for word in re.split("[,;]", content) if word.strip()]
         elif key := _META_KEYS.get(name):
             if key in {"created", "modified"}:
-                date = _ISO_DATE.match(content)
-                content = date[0].replace(" ", "T") if date else ""
+                content = iso_date(content) or ""
             if content:
                 seen.metadata.setdefault(key, content)

@@ -12,8 +12,10 @@ Rules of this module:
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Collection, Iterator
+from datetime import datetime
 from typing import Any, BinaryIO
 
 from lxml import etree
@@ -34,6 +36,7 @@ _DUBLIN_CORE = {
 
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["'](iso-8859-8-[ie])["']""", re.IGNORECASE)
 MAX_RECODED = 64 * 1024 * 1024  # bytes
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,]\d+)?(Z|[+-]\d\d:?\d\d)?)?")
 _HARDENED: dict[str, Any] = {
     "resolve_entities": False,
     "no_network": True,
@@ -85,47 +88,11 @@ def parse_xml(data: bytes) -> Any:
     return root
 
 
-def iter_elements(data: bytes, tags: Collection[str]) -> Iterator[Any]:
-    """Each element of `tags` when it is complete; emptied after use. Raises as `parse_xml`."""
-    for event, element in _events(_Bytes(data), tuple(tags)):
-        if event == "end":
-            yield element
-            element.clear(keep_tail=True)
-            parent = element.getparent()
-            while parent is not None and parent[0] is not element:
-                del parent[0]
+def walk(source: Any, tags: tuple[str, ...] | None = None) -> Iterator[tuple[str, Any]]:
+    """("start" or "end", element) for `tags` or all elements; `source` is a file. Raises as `parse_xml`.
 
-
-def blame(seen: Seen, problem: Exception, part: str = "") -> None:
-    """Turn what the functions above raise into a finding of `seen`, once for each code."""
-    where = f"{part}: " if part else ""
-    message = f"{where}{problem}"
-    if isinstance(problem, UnsafeXmlError):
-        code = "UNSAFE-XML"
-    elif "huge text" in message.lower() or "text node too long" in message.lower():
-        text_limit(seen, f"{where}one text of it is longer than 10,000,000 bytes; it is read up to there")
-        return
-    else:
-        code = "DAMAGED"
-    if not any(found.code == code for found in seen.findings):
-        seen.findings.append(finding(code, message))
-
-
-class _Bytes:
-    """The least that lxml asks of a file; BytesIO would copy."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-
-    def read(self, size: int = 65_536) -> bytes:
-        chunk, self._data = bytes(self._data[:size]), self._data[size:]
-        return chunk
-
-
-def _events(source: Any, tags: tuple[str, ...] | None = None) -> Iterator[tuple[str, Any]]:
-    """Events of a parser that goes on after what is merely wrong, and stops after the chunk that is broken.
-
-    An undeclared namespace prefix (a fragment cut out of a larger document) is wrong and not broken.
+    What is merely wrong does not stop it: an undeclared namespace prefix, as in a fragment cut out of a larger
+    document. What is broken does, after the events of the chunk it stands in.
     """
     parser: Any = etree.XMLPullParser(events=("start", "end"), tag=tags, recover=True, **_HARDENED)
     checked = False
@@ -149,6 +116,52 @@ def _events(source: Any, tags: tuple[str, ...] | None = None) -> Iterator[tuple[
             raise DamagedXmlError("there is no element in it")
     except (etree.XMLSyntaxError, ValueError) as problem:
         raise _judged(str(problem), head) from None
+
+
+def iter_elements(data: bytes, tags: Collection[str]) -> Iterator[Any]:
+    """Each element of `tags` when it is complete; emptied after use. Raises as `parse_xml`."""
+    for event, element in walk(io.BytesIO(data), tuple(tags)):
+        if event == "end":
+            yield element
+            forget(element)
+
+
+def forget(element: Any) -> None:
+    """Empty an element that was read, and remove what stands before it."""
+    element.clear(keep_tail=True)
+    parent = element.getparent()
+    while parent is not None and parent[0] is not element:
+        del parent[0]
+
+
+def iso_date(value: str) -> str | None:
+    """A date or time of W3CDTF, as the properties of documents state them, to the second; None if it is none."""
+    found = _DATE.match(value.strip())
+    if found is None:
+        return None
+    date, time, offset = found.groups()
+    text = f"{date}T{time}" if time else date
+    text += {None: "", "Z": "+00:00"}.get(offset, offset) if time else ""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return text
+
+
+def blame(seen: Seen, problem: Exception, part: str = "") -> None:
+    """Turn what the functions above raise into a finding of `seen`, once for each code."""
+    where = f"{part}: " if part else ""
+    message = f"{where}{problem}"
+    if isinstance(problem, UnsafeXmlError):
+        code = "UNSAFE-XML"
+    elif "huge text" in message.lower() or "text node too long" in message.lower():
+        text_limit(seen, f"{where}one text of it is longer than 10,000,000 bytes; it is read up to there")
+        return
+    else:
+        code = "DAMAGED"
+    if not any(found.code == code for found in seen.findings):
+        seen.findings.append(finding(code, message))
 
 
 def _check_log(log: Any, head: bytes) -> None:
@@ -178,12 +191,12 @@ def _readable(file: BinaryIO) -> Any:
     declared = _DECLARED.match(head)
     if declared is None:
         return file
-    return _Bytes(file.read(MAX_RECODED).replace(declared[1], b"windows-1255", 1))
+    return io.BytesIO(file.read(MAX_RECODED).replace(declared[1], b"windows-1255", 1))
 
 
 def _pieces(source: Any, seen: Seen) -> Iterator[tuple[Any, str]]:
     """(element that ends, or None; text) in document order; each node is dropped when its text was given."""
-    for event, element in _events(source):
+    for event, element in walk(source):
         parent = element.getparent()
         if event == "end":
             yield element, _drain(element, None)
