@@ -160,7 +160,8 @@ def decide(findings: Sequence[Finding]) -> Severity | None:
 
 def preload() -> None:
     """Import Great Expectations and build the default suite; seconds, worth a thread of its own."""
-    _suite("default")
+    with _LOCK:
+        _suite("default")
 
 
 # --- facts -----------------------------------------------------------------------------------------------
@@ -197,9 +198,7 @@ def _earliest_year(row: _Row) -> float | None:
 
 
 def _future(row: _Row) -> str:
-    key, date = max(
-        ((key, date) for key, date in _dates(row).items() if date is not None), key=lambda pair: pair[1]
-    )
+    key, date = max(((key, date) for key, date in _dates(row).items() if date is not None), key=lambda pair: pair[1])
     return f"'{key}' is {date.isoformat()}; expected none after its receipt, {row.received.isoformat()}"
 
 
@@ -222,9 +221,7 @@ def _surrogates(row: _Row) -> float:
 
 
 def _controls(row: _Row) -> float:
-    return sum(
-        char < " " or "\x7f" <= char <= "\x9f" or char in BIDI_CONTROLS for char in row.extraction.name
-    )
+    return sum(char < " " or "\x7f" <= char <= "\x9f" or char in BIDI_CONTROLS for char in row.extraction.name)
 
 
 def _pages(row: _Row) -> float | None:
@@ -289,8 +286,7 @@ def _frame(rows: Sequence[_Row]) -> pandas.DataFrame:
     nothing = float("nan")
     counts = [Counter(found.code for found in row.extraction.findings) for row in rows]
     columns: dict[str, list[float]] = {
-        f"found {code}": [float(count[code]) if code in count else nothing for count in counts]
-        for code in CARRIED
+        f"found {code}": [float(count[code]) if code in count else nothing for count in counts] for code in CARRIED
     }
     for check in CHECKS:
         facts = (check.fact(row) for row in rows)
@@ -320,33 +316,31 @@ def _project() -> tuple[Any, Any]:
 def _suite(profile: str) -> tuple[Any, Any]:
     """The suite of a profile, and the batch definition that it is run on."""
     severities = _severities(profile)
-    with _LOCK:
-        context, definition = _project()
-        from great_expectations import ExpectationSuite
-        from great_expectations.expectations.core.expect_column_values_to_be_between import (
-            ExpectColumnValuesToBeBetween,
-        )
-        from great_expectations.expectations.core.expect_column_values_to_be_null import (
-            ExpectColumnValuesToBeNull,
-        )
+    context, definition = _project()
+    from great_expectations import ExpectationSuite
+    from great_expectations.expectations.core.expect_column_values_to_be_between import (
+        ExpectColumnValuesToBeBetween,
+    )
+    from great_expectations.expectations.core.expect_column_values_to_be_null import (
+        ExpectColumnValuesToBeNull,
+    )
 
-        def meta(code: str, column: str) -> dict[str, str]:
-            return {"code": code, "column": column, "severity": severities[code], "what": CODES[code][1]}
+    def meta(code: str, column: str) -> dict[str, str]:
+        return {"code": code, "column": column, "severity": severities[code], "what": CODES[code][1]}
 
-        expectations: list[Any] = [
-            ExpectColumnValuesToBeNull(column=f"found {code}", meta=meta(code, f"found {code}"))
-            for code in CARRIED
-        ]
-        expectations += [
-            ExpectColumnValuesToBeBetween(
-                column=check.column,
-                min_value=check.least,
-                max_value=check.most,
-                meta=meta(check.code, check.column),
-            )
-            for check in CHECKS
-        ]
-        return context.suites.add(ExpectationSuite(name=profile, expectations=expectations)), definition
+    expectations: list[Any] = [
+        ExpectColumnValuesToBeNull(column=f"found {code}", meta=meta(code, f"found {code}")) for code in CARRIED
+    ]
+    expectations += [
+        ExpectColumnValuesToBeBetween(
+            column=check.column,
+            min_value=check.least,
+            max_value=check.most,
+            meta=meta(check.code, check.column),
+        )
+        for check in CHECKS
+    ]
+    return context.suites.add(ExpectationSuite(name=profile, expectations=expectations)), definition
 
 
 RESULT_FORMAT = {
@@ -358,12 +352,10 @@ RESULT_FORMAT = {
 
 
 def _run(rows: Sequence[_Row], profile: str) -> _Verdict:
-    suite, definition = _suite(profile)
-    with _LOCK:
+    with _LOCK:  # also around the cache: two threads that both miss it would add the suite twice
+        suite, definition = _suite(profile)
         try:
-            results = definition.get_batch({"dataframe": _frame(rows)}).validate(
-                suite, result_format=RESULT_FORMAT
-            )
+            results = definition.get_batch({"dataframe": _frame(rows)}).validate(suite, result_format=RESULT_FORMAT)
         except Exception as error:  # whatever it is, the documents are kept and the officer is told
             log.error("validation of %d documents failed: %s: %s", len(rows), type(error).__name__, error)
             return _Verdict({}, {}, ("every fact",))
@@ -410,13 +402,10 @@ def _severities(profile: str) -> Mapping[str, Severity]:
     return {code: PROFILES[profile].get(code, severity) for code, (severity, _) in CODES.items()}
 
 
-def _findings(
-    row: _Row, number: int, verdict: _Verdict, severities: Mapping[str, Severity]
-) -> tuple[Finding, ...]:
+def _findings(row: _Row, number: int, verdict: _Verdict, severities: Mapping[str, Severity]) -> tuple[Finding, ...]:
     """What extraction found and what the suite found, in that order, as the profile weighs it."""
     carried = [
-        replace(found, severity=severities.get(found.code, Severity.QUARANTINE))
-        for found in row.extraction.findings
+        replace(found, severity=severities.get(found.code, Severity.QUARANTINE)) for found in row.extraction.findings
     ]
     codes = {found.code for found in carried}
     seen = {code for code, rows in verdict.failed.items() if number in rows}
