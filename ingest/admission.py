@@ -59,7 +59,8 @@ def read(spooled: Spooled, sighting: Sighting, extraction: Extraction, policy: P
     file = spooled.file
     class_id, rule = classification.classify(extraction, file.source, file.place, policy.schedule)
     known = policy.schedule.record_class(class_id)
-    documented = classification.document_date(extraction.metadata, known, policy.received) if known else None
+    zone = policy.schedule.timezone
+    documented = classification.document_date(extraction.metadata, known, policy.received, zone) if known else None
     texts: dict[str, bytes] = {}
     return Read(spooled, sighting, _strip(extraction, texts), texts, class_id, rule, documented)
 
@@ -80,7 +81,13 @@ def admit(
             described = describe(spooled.file, validated, findings, document.texts)
             return Detained(new_id(policy.now), spooled.path, spooled.sha256, spooled.size, described)
         case _:
-            return Unit(document.sighting, tuple(_deposits(document, validated, record_class, policy)))
+            return unit(document, validated, policy)
+
+
+def unit(document: Read, validated: Extraction, policy: Policy) -> Unit:
+    """The document and what is inside it as records, whatever was found: what an officer releases, too."""
+    record_class = policy.schedule.record_class(document.class_id)
+    return Unit(document.sighting, tuple(_deposits(document, validated, record_class, policy)))
 
 
 def turned(file: SourceFile, found: Finding, now: datetime) -> Turned:

@@ -15,12 +15,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ingest.classification import classify
 from ingest.extraction.workers import Workers
 from ingest.model import Extraction, Json
 from retention.errors import UsageError
+from retention.rules import Schedule
 
 
-def inspect(paths: Iterable[Path], workers: Workers) -> Iterator[dict[str, Json]]:
+def inspect(paths: Iterable[Path], workers: Workers, schedule: Schedule) -> Iterator[dict[str, Json]]:
     """One dict a file (docs of the command line: `inspect`), in the order in which they are done.
 
     `path` is as given, or below the folder given. Raises UsageError for an argument that does not exist;
@@ -33,7 +35,8 @@ def inspect(paths: Iterable[Path], workers: Workers) -> Iterator[dict[str, Json]
     with tempfile.TemporaryDirectory(prefix="muniment-inspect-") as scratch:
         items = ((path, path, path.name) for argument in given for path in files(argument))
         for path, extraction in workers.extract_all(items, Path(scratch)):
-            yield {"path": str(path), **described(extraction)}
+            class_id, rule = classify(extraction, "inspect", str(path), schedule)
+            yield {"path": str(path), **described(extraction), "class_id": class_id, "rule": rule}
 
 
 def files(path: Path) -> Iterator[Path]:

@@ -35,10 +35,10 @@ from ingest.extraction.workers import Workers
 from ingest.model import Extraction, Finding, SourceFile, Spooled
 from ingest.sources import LeftOut, SourceConfig, Why
 from ingest.spool import check_space, spool
-from retention import capture, locks, policy, runs
+from retention import capture, locks, policy, quarantine, runs
 from retention.archive import Archive
 from retention.database import transaction
-from retention.errors import NotFound
+from retention.errors import NotFound, Refused
 from retention.model import Batch, Committed, Detained, Sighting, Turned, Unit, new_id
 
 Clock = Callable[[], datetime]
@@ -390,6 +390,39 @@ def finish(archive: Archive, run: Run, clock: Clock = utc_now, started: float | 
         archive.settings.runs / str(run.run_id) / "reconciliation.json",
         run.left_out,
     )
+
+
+# ---------------------------------------------------------------- out of quarantine
+
+
+def release(archive: Archive, quarantine_id: UUID, clock: Clock = utc_now) -> UUID:
+    """Read a quarantined document again and capture it, findings and all; returns its record. A run of its own.
+
+    Raises NotFound, Refused (it was decided before), ServiceUnavailable."""
+    with transaction(archive.connections) as conn:
+        kept = quarantine.show(conn, quarantine_id)
+    if kept.state != "held":
+        raise Refused(f"refusing to release {quarantine_id}: it was {kept.state} before.")
+    rules = in_force(archive, clock)
+    run_id = new_id(clock())
+    folder = archive.settings.spool / str(run_id)
+    folder.mkdir(parents=True, mode=0o700)
+    with alive(folder):
+        path = folder / "document"
+        quarantine.open_bytes(archive, quarantine_id, path)
+        with Workers(count=1) as workers:
+            ((_, extraction),) = workers.extract_all([(0, path, kept.name or "document")], folder)
+        file = SourceFile(kept.source or "quarantine", kept.place or str(quarantine_id), kept.size, None)
+        decided = Policy(rules.schedule, clock(), archive.vault.locks())
+        copy = Spooled(file, path, extraction.sha256, extraction.size)
+        document = admission.read(copy, Sighting(b"", b""), extraction, decided)
+        runs.start(archive, run_id, file.source, rules.version, clock())
+        batch = Batch(run_id, 0, admitted=(admission.unit(document, document.extraction, decided),))
+        capture.capture(archive, batch, clock, releasing=quarantine_id)
+        runs.close(archive, run_id, 1, 0, clock())
+    locks.drain(archive, clock())
+    shutil.rmtree(folder, ignore_errors=True)
+    return batch.admitted[0].deposits[0].record_id
 
 
 # ---------------------------------------------------------------- runs that died

@@ -9,11 +9,11 @@ Rules of this module:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from importlib import resources
 
-from retention import ledger, schedule
+from retention import engine, ledger, schedule
 from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import NotFound
@@ -65,6 +65,12 @@ def current(conn: Connection) -> Version:
             "no schedule is loaded. Run `muniment schedule load FILE` (a sample: `muniment schedule sample`)."
         )
     return found
+
+
+def today(conn: Connection, now: datetime) -> date:
+    """The civil date of the schedule in force; of UTC where none is loaded."""
+    found = _newest(conn)
+    return engine.today(found.schedule, now) if found else now.astimezone(UTC).date()
 
 
 def of_version(conn: Connection, version: int) -> Version:

@@ -300,7 +300,7 @@ CREATE TABLE event_subjects (
 
 -- The only home of the frontier (the roots of the perfect subtrees, largest first). Locked last before commit.
 CREATE TABLE ledger_head (
-    only     boolean PRIMARY KEY DEFAULT true CONSTRAINT ledger_head_one CHECK (only),
+    single   boolean PRIMARY KEY DEFAULT true CONSTRAINT ledger_head_one CHECK (single),
     size     bigint NOT NULL,
     frontier bytea[] NOT NULL
 );

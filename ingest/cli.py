@@ -1,0 +1,384 @@
+"""The command line of documents coming in, and the entry point of `muniment`.
+
+Rules of this module:
+- The same as of retention.cli, whose commands it takes in: `muniment` is one command.
+- `run begin`, `run work` and `run finish` are what a scheduler calls, one process each; `ingest` is the three in one.
+- A process that is told to stop (Ctrl-C, SIGTERM) stops cleanly and says how to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retention.cli import answer, app, identifier, now, opened, table, tell
+from retention.errors import MunimentError, UsageError
+
+if TYPE_CHECKING:
+    from ingest.pipeline import Ingested
+    from ingest.sources import SourceConfig
+
+quarantine_app = typer.Typer(no_args_is_help=True, help="Documents that failed validation, kept until decided.")
+run_app = typer.Typer(no_args_is_help=True, help="The steps of a run, as a scheduler calls them.")
+app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(run_app, name="run", hidden=True)
+
+SourcesOption = Annotated[
+    Path | None, typer.Option("--sources", metavar="FILE", help="Default MUNIMENT_SOURCES, or sources.yaml there.")
+]
+
+
+# ---------------------------------------------------------------- ingest
+
+
+@app.command()
+def ingest(
+    context: typer.Context,
+    place: Annotated[str | None, typer.Argument(metavar="PATH-OR-URL")] = None,
+    source: Annotated[str | None, typer.Option(help="A source of the source file instead.")] = None,
+    sources_file: SourcesOption = None,
+) -> None:
+    """Take in every document of a folder, of s3://bucket/prefix, or of a named source."""
+    from ingest import pipeline
+
+    config = _source(context.obj.root, place, source, sources_file)
+    with opened(context.obj) as archive, _progress() as say:
+        done = pipeline.ingest(archive, config, now, say)
+    _answer_run(context, done)
+
+
+def _source(root: Path, place: str | None, name: str | None, file: Path | None) -> SourceConfig:
+    from ingest.sources import load_sources, source_at
+    from ingest.validation import PROFILES
+
+    if (place is None) == (name is None):
+        raise UsageError("ingest: expected either PATH-OR-URL or --source NAME.")
+    if place is not None:
+        return source_at(place, Path.cwd())
+    path = file or Path(os.environ.get("MUNIMENT_SOURCES") or root / "sources.yaml")
+    known = {config.name: config for config in load_sources(path, PROFILES)}
+    if name not in known:
+        raise UsageError(f"{path}: no source {name!r}. Expected one of {', '.join(known) or '(none)'}.")
+    return known[name]
+
+
+def _answer_run(context: typer.Context, done: Ingested) -> None:
+    totals = done.totals
+    value = {
+        "run_id": str(done.run_id),
+        **asdict(totals),
+        "missing": totals.missing,
+        "left_out": done.left_out,
+        "seconds": done.seconds,
+        "reconciliation": str(done.reconciliation),
+    }
+
+    def people() -> None:
+        print(
+            f"discovered {totals.discovered:,} = admitted {totals.admitted:,} + quarantined {totals.quarantined:,} "
+            f"+ rejected {totals.rejected:,} + already known {totals.known:,}"
+            + (f"  MISSING {totals.missing:,}" if totals.missing else "")
+        )
+        print(f"children {totals.children:,}, {totals.bytes:,} bytes, {done.seconds:.1f} s; run {done.run_id}")
+        if totals.deferred or done.left_out:
+            counts = {"still being written": totals.deferred, **done.left_out}
+            others = ", ".join(f"{count:,} {why}" for why, count in counts.items() if count)
+            print(f"left for later or left out: {others}")
+        print(f"reconciliation {done.reconciliation}")
+
+    answer(context.obj, value, people)
+    if totals.missing:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, a line every 10 seconds elsewhere; both on stderr."""
+    counted = 0
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("documents", total=None)
+
+            def show(_: str, done: int, total: int) -> None:
+                bar.update(task, advance=done, total=total)
+
+            yield show
+        return
+    last = time.monotonic()
+
+    def say(step: str, done: int, total: int) -> None:
+        nonlocal counted, last
+        counted += done
+        if time.monotonic() - last >= 10:
+            last = time.monotonic()
+            tell(f"{step}: {counted:,} of {total:,}")
+
+    yield say
+
+
+# ---------------------------------------------------------------- the steps of a run
+
+
+@run_app.command("begin")
+def run_begin(
+    context: typer.Context,
+    source: Annotated[str, typer.Option(help="A source of the source file.")],
+    sources_file: SourcesOption = None,
+) -> None:
+    """List a source into batches."""
+    from ingest import pipeline
+
+    config = _source(context.obj.root, None, source, sources_file)
+    with opened(context.obj) as archive:
+        run = pipeline.begin(archive, config, now, scheduled=True)
+    value = {
+        "run_id": str(run.run_id),
+        "batches": run.batches,
+        "discovered": run.discovered,
+        "deferred": run.deferred,
+    }
+    answer(context.obj, value, lambda: print(f"run {run.run_id}: {run.discovered:,} in {run.batches} batches"))
+
+
+@run_app.command("work")
+def run_work(context: typer.Context, run: str, batch: Annotated[list[int], typer.Option()]) -> None:
+    """Read and capture batches of a run; those that are committed already are left alone."""
+    from ingest import pipeline
+    from retention.model import Outcome
+
+    with opened(context.obj) as archive:
+        done = pipeline.work(archive, pipeline.load_run(archive, identifier(run)), batch, now)
+    value: dict[str, Any] = {"run_id": run, "batches": batch}
+    value |= {outcome.value: sum(c.count(outcome) for c in done) for outcome in Outcome}
+    value["children"] = sum(c.children for c in done)
+    answer(context.obj, value, lambda: print(json.dumps(value)))
+
+
+@run_app.command("finish")
+def run_finish(context: typer.Context, run: str) -> None:
+    """Account for a run whose batches are done."""
+    from ingest import pipeline
+
+    with opened(context.obj) as archive:
+        done = pipeline.finish(archive, pipeline.load_run(archive, identifier(run)), now)
+    _answer_run(context, done)
+
+
+@run_app.command("observe")
+def run_observe(
+    context: typer.Context,
+    dag: Annotated[str, typer.Option()],
+    dag_run: Annotated[str, typer.Option("--dag-run")],
+    state: Annotated[str, typer.Option()],
+) -> None:
+    """Enter the end of a scheduler's run into the history."""
+    from retention import runs
+
+    if state not in ("success", "failed"):
+        raise UsageError(f"--state: expected success or failed, found {state!r}.")
+    with opened(context.obj) as archive:
+        runs.observe(archive, dag, dag_run, state == "success", now())
+    answer(context.obj, {"dag": dag, "state": state}, lambda: None)
+
+
+# ---------------------------------------------------------------- inspect
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE-OR-FOLDER...")],
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON document a line, as each file is done.")] = False,
+) -> None:
+    """What extraction and classification see in files, without admitting them."""
+    from ingest import inspect as looking
+    from ingest.extraction.workers import Workers
+    from retention import policy, schedule
+
+    rules = schedule.load(policy.sample(), "sample.yaml")
+    found: list[dict[str, Any]] = []
+    with Workers() as workers:
+        for one in looking.inspect(paths, workers, rules):
+            if jsonl:
+                print(json.dumps(one, ensure_ascii=True), flush=True)
+            else:
+                found.append(one)
+
+    def people() -> None:
+        for one in found:
+            print(json.dumps(one["path"]).strip('"'))
+            print(f"  {one['mime']}  {one['bytes']:,} bytes  {one['class_id']}  {one['text_chars']:,} characters")
+            for finding in one["findings"]:
+                print(f"  {finding['code']} ({finding['severity']}): {finding['message']}")
+
+    if not jsonl:
+        answer(context.obj, found, people)
+
+
+# ---------------------------------------------------------------- quarantine
+
+
+@quarantine_app.command("list")
+def quarantine_list(
+    context: typer.Context,
+    state: Annotated[str, typer.Option(help="held, released, rejected or all.")] = "held",
+) -> None:
+    """Documents in quarantine, oldest first."""
+    from retention import quarantine
+    from retention.database import transaction
+
+    if state not in ("held", "released", "rejected", "all"):
+        raise UsageError(f"--state: expected held, released, rejected or all, found {state!r}.")
+    with opened(context.obj) as archive, transaction(archive.connections) as conn:
+        found = quarantine.listed(conn, None if state == "all" else state)
+    value = [_json(asdict(one)) for one in found]
+    rows = [
+        [
+            str(q.quarantine_id),
+            f"{q.recorded_at:%Y-%m-%d}",
+            ", ".join(f["code"] for f in q.findings),
+            q.place or "",
+            q.state,
+        ]
+        for q in found
+    ]
+    answer(context.obj, value, lambda: table(["quarantined", "since", "findings", "place", "state"], rows))
+
+
+@quarantine_app.command("show")
+def quarantine_show(
+    context: typer.Context,
+    document: str,
+    save: Annotated[Path | None, typer.Option(help="Write the document as it came to this file.")] = None,
+) -> None:
+    """One quarantined document with every finding; `--save FILE` to look at it."""
+    from ingest.model import CODES
+    from retention import quarantine
+    from retention.database import transaction
+
+    with opened(context.obj) as archive:
+        with transaction(archive.connections) as conn:
+            found = quarantine.show(conn, identifier(document))
+        if save is not None:
+            if save.exists():
+                raise UsageError(f"refusing to overwrite {save}.")
+            quarantine.open_bytes(archive, found.quarantine_id, save)
+
+    def people() -> None:
+        table(["", ""], [[k, str(v)] for k, v in asdict(found).items() if k != "findings" and v is not None])
+        for one in found.findings:
+            meaning = CODES.get(one["code"], (None, ""))[1]
+            print(f"{one['code']} ({one['severity']}): {one['message']}\n  {meaning}")
+
+    answer(context.obj, _json(asdict(found)), people)
+
+
+@quarantine_app.command("release")
+def quarantine_release(context: typer.Context, document: str) -> None:
+    """Make it a record after all, with its findings kept beside it."""
+    from ingest import pipeline
+
+    with opened(context.obj) as archive:
+        record_id = pipeline.release(archive, identifier(document), now)
+    answer(context.obj, {"record_id": str(record_id)}, lambda: print(f"released as record {record_id}"))
+
+
+@quarantine_app.command("reject")
+def quarantine_reject(
+    context: typer.Context,
+    document: str,
+    reason: Annotated[str, typer.Option(help="A code such as not-a-record or duplicate; never a name.")],
+) -> None:
+    """Decide against it; its bytes stay until a disposition plan destroys them."""
+    from retention import quarantine
+
+    with opened(context.obj) as archive:
+        quarantine.reject(archive, identifier(document), reason, now())
+    answer(context.obj, {"quarantine_id": document, "state": "rejected"}, lambda: print("rejected"))
+
+
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: str(v) if v is not None and not isinstance(v, (int, str, list)) else v for key, v in value.items()}
+
+
+# ---------------------------------------------------------------- report
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    formats: Annotated[str, typer.Option("--format", help="Any of html,csv,json.")] = "html,csv,json",
+    names: Annotated[bool, typer.Option("--names", help="A copy with titles, for the eye; not to be kept.")] = False,
+) -> None:
+    """Write the compliance report. Exits 1 if something in it is red."""
+    from ingest.model import CODES
+    from retention import policy, reports
+    from retention.database import transaction
+
+    meanings = {code: (severity.value, text) for code, (severity, text) in CODES.items()}
+    with opened(context.obj) as archive:
+        with transaction(archive.connections) as conn:
+            day = context.obj.as_of or policy.today(conn, now())
+        found = reports.compile_report(archive, day, now(), meanings=meanings, names=names)
+        wanted = [part.strip() for part in formats.split(",") if part.strip()]
+        paths = reports.write(found, archive.settings.reports, wanted)
+    value = {"paths": {kind: str(path) for kind, path in paths.items()}, "red": [str(one) for one in found.red]}
+
+    def people() -> None:
+        for kind, path in paths.items():
+            print(f"{kind:5} {path}")
+        for one in found.red:
+            print(f"RED   {one}")
+
+    answer(context.obj, value, people)
+    if found.red:
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------- the entry point
+
+
+def main() -> None:
+    """Run the command line; what Muniment foresaw becomes one message and an exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=False)
+    except MunimentError as error:
+        tell(f"muniment: {error}")
+        sys.exit(error.exit_code)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        tell("muniment: stopped. What was committed stands; run the same again to go on.")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # typer's own errors of usage
+        if usage is None:
+            raise
+        context = getattr(error, "ctx", None)
+        tell(f"muniment: {usage()}" + (f"\n{context.get_usage()}" if context else ""))
+        sys.exit(2)
+
+
+def _terminated(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()
