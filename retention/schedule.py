@@ -91,7 +91,7 @@ def _read(content: bytes) -> tuple[Schedule | None, tuple[Problem, ...]]:
         return None, (Problem(line, f"expected UTF-8, found byte 0x{content[error.start]:02x}"),)
     document = yaml_lines.read(text)
     reading = _Reading(document)
-    if not document.errors or document.data is not None:
+    if document.data is not None or not document.errors:
         reading.read_file()
     problems = {Problem(error.line, error.message) for error in document.errors} | reading.problems
     if problems or reading.header is None:

@@ -9,9 +9,11 @@ Rules of this module:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -371,3 +373,8 @@ def _personal_data(given: bool | PersonalDataFile) -> rules.PersonalData | None:
     return rules.PersonalData(
         tuple(given.subjects), tuple(given.categories), given.purpose, given.basis, tuple(given.recipients)
     )
+
+
+if __name__ == "__main__":  # writes the published JSON Schema anew
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    Path(__file__).with_name("schedules").joinpath("schedule.schema.json").write_text(text, encoding="utf-8")

@@ -53,6 +53,11 @@ class Document:
         return self.lines.get(path, 1)
 
 
+class _TooMuchError(Exception):
+    def __init__(self, line: int) -> None:
+        self.line = line
+
+
 @dataclass(slots=True)
 class _Node:
     line: int
@@ -89,7 +94,11 @@ def read(text: str) -> Document:
         document.errors.append(YamlError(1, f"not YAML: {' '.join(str(error).split())}"))
         return document
     if root is not None:
-        document.data = _plain(root, (), document, 0)
+        try:
+            document.data = _plain(root, (), document, 0)
+        except _TooMuchError as error:
+            said = f"aliases expand to more than {MAX_VALUES} values or to more than {MAX_DEPTH} levels"
+            document.errors.append(YamlError(error.line, said))
     return document
 
 
@@ -148,12 +157,9 @@ def _scalar(text: str) -> Data:
 
 
 def _plain(node: _Node, path: Path, document: Document, depth: int) -> Data:
-    """The value of a node, with aliases expanded; stops at the limits with one problem."""
+    """The value of a node, with aliases expanded."""
     if len(document.lines) >= MAX_VALUES or depth > MAX_DEPTH:
-        said = f"aliases expand to more than {MAX_VALUES} values or to an endless depth"
-        if said not in {error.message for error in document.errors}:
-            document.errors.append(YamlError(node.line, said))
-        return None
+        raise _TooMuchError(node.line)
     document.lines[path] = node.line
     if node.items is not None:
         return [_plain(item, (*path, i), document, depth + 1) for i, item in enumerate(node.items)]

@@ -1,0 +1,237 @@
+"""What must hold of the engine for every rule, date and leap year from 1900 to 2200."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retention.engine import (
+    RecordFacts,
+    Suspension,
+    decide,
+    latest_eligible_trigger,
+    limits,
+    retain_until,
+    suspended_days,
+)
+from retention.rules import (
+    DATED,
+    Action,
+    Authority,
+    Combine,
+    Comparison,
+    Condition,
+    Cutoff,
+    CutoffUnit,
+    Occurrence,
+    Period,
+    RecordClass,
+    Rule,
+    Schedule,
+    Trigger,
+)
+
+LEAP = [date(year, 2, 29) for year in range(1904, 2200, 4) if year not in {1900, 2100, 2200}]
+EDGES = [date(1900, 2, 28), date(1900, 3, 1), date(2100, 2, 28), date(2000, 12, 31), date(2001, 1, 1)]
+days = st.one_of(st.dates(date(1900, 1, 1), date(2200, 12, 31)), st.sampled_from(LEAP + EDGES))
+periods = st.builds(Period, st.integers(0, 1300), st.integers(0, 800))
+cutoffs = st.one_of(
+    st.sampled_from([Cutoff(unit) for unit in CutoffUnit]),
+    st.builds(
+        lambda d: Cutoff(CutoffUnit.FISCAL_YEAR_END, d.month, d.day), st.dates(date(2000, 1, 1), date(2000, 12, 31))
+    ),
+)
+KINDS = ("end", "birth")
+triggers = st.one_of(
+    st.sampled_from([Trigger(name) for name in DATED]),
+    st.builds(
+        lambda kind, occurrence: Trigger(kind, True, occurrence), st.sampled_from(KINDS), st.sampled_from(Occurrence)
+    ),
+)
+conditions = st.one_of(
+    st.builds(Condition, triggers),
+    st.builds(Condition, triggers, st.sampled_from(Comparison), triggers, st.builds(Period, st.integers(0, 400))),
+)
+rules = st.builds(
+    Rule,
+    id=st.just("r"),
+    trigger=triggers,
+    period=st.one_of(periods, periods, periods, st.none()),
+    action=st.sampled_from(Action),
+    authority=st.just(Authority("law")),
+    cutoff=cutoffs,
+    effective_from=st.one_of(st.none(), days),
+    triggers_from=st.one_of(st.none(), st.none(), days),
+    triggers_until=st.one_of(st.none(), st.none(), days),
+    when=st.one_of(st.just(()), st.lists(conditions, max_size=2).map(tuple)),
+    not_before=st.one_of(st.none(), st.none(), st.just(Trigger("end", True))),
+    time_zone=st.sampled_from([None, None, "Pacific/Auckland"]),
+)
+unknown = st.one_of(st.none(), days, days)
+facts = st.builds(
+    RecordFacts,
+    class_ids=st.just(("C",)),
+    received=unknown,
+    document_date=unknown,
+    modified=unknown,
+    tagged=unknown,
+    events=st.dictionaries(st.sampled_from(KINDS), st.lists(days, min_size=1, max_size=3).map(tuple)),
+    suspensions=st.lists(
+        st.builds(
+            lambda d, n: Suspension(d, None if n is None else d + timedelta(n)),
+            days,
+            st.one_of(st.none(), st.integers(0, 3000)),
+        ),
+        max_size=2,
+    ).map(tuple),
+)
+
+
+def schedule(given_rules: list[Rule], combine: Combine = Combine.ALL) -> Schedule:
+    named = tuple(replace(rule, id=f"r{i}") for i, rule in enumerate(given_rules))
+    return Schedule("d", "T", "UTC", (RecordClass("C", {"en": "T"}, named, combine=combine),))
+
+
+def without(record: RecordFacts, name: str) -> RecordFacts:
+    """The same record with one trigger unknown."""
+    return RecordFacts(
+        record.class_ids,
+        received=None if name == "received" else record.received,
+        document_date=None if name == "document_date" else record.document_date,
+        modified=None if name == "modified" else record.modified,
+        tagged=None if name == "tagged" else record.tagged,
+        events={kind: dates for kind, dates in record.events.items() if kind != name},
+        suspensions=record.suspensions,
+    )
+
+
+@given(rules, days, days)
+def test_retain_until_is_monotone_and_never_before_its_trigger(rule: Rule, one: date, other: date) -> None:
+    first, last = retain_until(rule, min(one, other)), retain_until(rule, max(one, other))
+    if rule.period is None:
+        assert first is last is None
+    else:
+        assert first is not None and last is not None
+        assert min(one, other) <= first <= last
+
+
+@given(rules, days, st.one_of(days, st.just(date.max), st.just(date.min)))
+@settings(max_examples=400)
+def test_the_inverse_is_exact(rule: Rule, trigger: date, as_of: date) -> None:
+    latest = latest_eligible_trigger(rule, as_of)
+
+    def eligible(day: date) -> bool:
+        until = retain_until(rule, day)
+        return until is not None and as_of > until
+
+    assert eligible(trigger) == (latest is not None and trigger <= latest)
+    if latest is not None:
+        assert eligible(latest)
+        assert not eligible(latest + timedelta(1))
+
+
+@given(st.builds(replace, rules, cutoff=cutoffs), days)
+def test_the_day_after_the_last_day_of_retention(rule: Rule, trigger: date) -> None:
+    until = retain_until(rule, trigger)
+    if until is not None and until < date.max:
+        latest = latest_eligible_trigger(rule, until)
+        assert latest is None or latest < trigger
+        assert (latest_eligible_trigger(rule, until + timedelta(1)) or date.min) >= trigger
+
+
+@given(days, st.integers(0, 5000), st.integers(0, 4000))
+def test_months_are_months_and_years_are_years(day: date, months: int, more_days: int) -> None:
+    moved = Period(months).after(day)
+    assert (moved.year * 12 + moved.month) == (day.year * 12 + day.month + months)
+    assert moved.day == day.day or (moved + timedelta(1)).day == 1
+    assert moved.day <= day.day
+    assert Period(months, more_days).after(day) == moved + timedelta(more_days)
+
+
+@given(cutoffs, days)
+def test_a_cutoff_is_the_last_day_of_its_unit(cutoff: Cutoff, day: date) -> None:
+    end = cutoff.of(day)
+    assert end >= day
+    assert (end - day).days < 366
+    assert cutoff.of(end) == end
+    if end < date.max and cutoff.unit is not CutoffUnit.NONE:
+        assert cutoff.of(end + timedelta(1)) > end
+
+
+@given(facts, st.lists(rules, min_size=1, max_size=3), rules, days)
+@settings(max_examples=300)
+def test_under_all_another_rule_never_makes_due(
+    record: RecordFacts, some: list[Rule], another: Rule, as_of: date
+) -> None:
+    # A rule that replaces others may shorten, which is what it is for; these replace nothing. A first rule that
+    # applies to a record under a condition gives it a date; so only a class with a rule that applies is compared.
+    before = decide(record, schedule(some), as_of)
+    after = decide(record, schedule([*some, another]), as_of)
+    if before.rule_id is not None:
+        assert not (after.due and not before.due)
+        if after.retain_until is not None:
+            assert before.retain_until is not None and after.retain_until >= before.retain_until
+
+
+@given(
+    facts, st.lists(rules, min_size=1, max_size=3), st.sampled_from(Combine), st.sampled_from([*DATED, *KINDS]), days
+)
+@settings(max_examples=300)
+def test_forgetting_a_trigger_or_adding_a_hold_or_suspension_never_makes_due(
+    record: RecordFacts, some: list[Rule], combine: Combine, forgotten: str, as_of: date
+) -> None:
+    unconditional = [replace(r, when=(), triggers_from=None, triggers_until=None) for r in some]
+    plan = schedule(unconditional, combine)
+    less = without(record, forgotten)
+    before = decide(record, plan, as_of)
+    assert before.due or not decide(less, plan, as_of).due
+    assert not decide(replace(record, holds=("H",)), plan, as_of).due
+    longer = replace(
+        record, suspensions=(*record.suspensions, Suspension(as_of - timedelta(400), as_of - timedelta(1)))
+    )
+    assert before.due or not decide(longer, plan, as_of).due
+    assert not decide(replace(record, suspensions=(Suspension(as_of),)), plan, as_of).due
+
+
+@given(facts, st.lists(rules, min_size=1, max_size=3), st.sampled_from(Combine), days, days)
+@settings(max_examples=300)
+def test_what_is_due_stays_due(record: RecordFacts, some: list[Rule], combine: Combine, one: date, other: date) -> None:
+    lasting = [replace(rule, effective_from=None) for rule in some]
+    steady = replace(record, suspensions=())
+    plan = schedule(lasting, combine)
+    assert not decide(steady, plan, min(one, other)).due or decide(steady, plan, max(one, other)).due
+
+
+@given(facts, st.lists(rules, min_size=1, max_size=4), st.sampled_from(Combine), days)
+@settings(max_examples=400)
+def test_the_folded_limits_and_the_one_record_path_agree(
+    record: RecordFacts, some: list[Rule], combine: Combine, as_of: date
+) -> None:
+    record = replace(record, suspensions=())
+    plan = schedule(some, combine)
+    decision = decide(record, plan, as_of)
+    rows = limits(plan, as_of)
+    if not rows:
+        assert not decision.due
+    elif not rows[0].guarded:
+        row = rows[0]
+        asked = [(getattr(record, name), latest) for name, latest in row.dated.items()]
+        for key, latest in row.events.items():
+            dates = record.events.get(key.removesuffix(":first"), ())
+            asked.append(((min if key.endswith(":first") else max)(dates, default=None), latest))
+        answers = [found is not None and latest is not None and found <= latest for found, latest in asked]
+        assert decision.due == (bool(answers) and (all if combine is Combine.ALL else any)(answers))
+
+
+@given(st.lists(st.tuples(days, st.one_of(st.none(), st.integers(0, 500))), max_size=4), days, days)
+def test_suspended_days_are_counted_once(given_days: list[tuple[date, int | None]], after: date, as_of: date) -> None:
+    spans = tuple(Suspension(d, None if n is None else d + timedelta(n)) for d, n in given_days)
+    window = range(after.toordinal() + 1, as_of.toordinal() + 1)
+    covered: set[int] = set()
+    for span in spans:
+        last = min(span.ends or as_of, as_of).toordinal()
+        covered.update(range(max(span.starts.toordinal(), window.start), last + 1))
+    assert suspended_days(spans, after, as_of) == len(covered)
