@@ -147,10 +147,11 @@ def table(headings: list[str], rows: list[list[str]], right: tuple[int, ...] = (
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, heading in enumerate(headings):
-        grid.add_column(heading, justify="right" if number in right else "left", overflow="fold")
+        # an id is copied by hand: the first column is never broken
+        grid.add_column(heading, justify="right" if number in right else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
         grid.add_row(*(Text(visible(cell)) for cell in row))
-    Console(highlight=False).print(grid)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(grid)
 
 
 def visible(text: str) -> str:

@@ -1,0 +1,79 @@
+"""What tests share: real services, started once for each test process, and a fresh archive for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from retention import database, embedded
+from retention.archive import Archive, open_archive
+from retention.config import Settings
+from retention.embedded import Services
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """PostgreSQL and S3 of this test process; stopped at its end."""
+    root = tmp_path_factory.mktemp("services")
+    try:
+        yield embedded.up(root, postgres=True, s3=True)
+    finally:
+        embedded.down(root)
+
+
+@pytest.fixture(scope="session")
+def template(services: Services) -> str:
+    """The name of a migrated database, to be copied: faster than migrating for each test."""
+    name = f"template_{uuid4().hex[:8]}"
+    with psycopg.connect(services.superuser_url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} OWNER muniment")
+    database.migrate(_url(services, name))
+    return name
+
+
+@pytest.fixture
+def database_url(services: Services, template: str) -> Iterator[str]:
+    """A database of this test's own, migrated and empty."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(services.superuser_url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER muniment")
+    yield _url(services, name)
+    with psycopg.connect(services.superuser_url, autocommit=True) as conn:
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(services: Services, database_url: str, tmp_path: Path) -> Settings:
+    """A workspace of this test's own: its database, a prefix of the bucket, its key safe."""
+    return Settings(
+        root=tmp_path / "var",
+        database_url=database_url,
+        vault_url=services.vault_url.replace("/vault?", f"/{uuid4().hex}?"),
+        vault_access_key=services.access_key,
+        vault_secret_key=services.secret_key,
+        agent="Ruth Levi",
+    )
+
+
+@pytest.fixture
+def archive(settings: Settings) -> Iterator[Archive]:
+    with open_archive(settings, datetime.now(UTC)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def clock() -> Callable[[], datetime]:
+    """A clock that goes on by a second each time it is read, from noon of 22 November 2026."""
+    seconds = itertools.count()
+    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    return lambda: datetime.fromtimestamp(noon.timestamp() + next(seconds), UTC)
+
+
+def _url(services: Services, name: str) -> str:
+    return services.database_url.rsplit("/", 1)[0] + f"/{name}"
