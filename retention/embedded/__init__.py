@@ -19,7 +19,7 @@ from pathlib import Path
 from retention.embedded import airflow as _airflow
 from retention.embedded import postgres as _postgres
 from retention.embedded import seaweedfs as _seaweedfs
-from retention.embedded.processes import exclusive
+from retention.embedded.processes import exclusive, marked
 from retention.embedded.state import FILE, Services, load
 from retention.errors import MunimentError
 
@@ -136,6 +136,10 @@ def _airflow_status(root: Path, services: Services) -> ServiceStatus:
     site, daemon = services.airflow, _airflow.running(root)
     data, log = _airflow.home(root), _airflow.log_file(root)
     if site is None or daemon is None:
-        return ServiceStatus("Airflow", "", State.STOPPED, site.port if site else None, None, data, log)
+        alive = len(marked(root, _airflow.SERVICE)) if site else 0
+        state, detail = State.STOPPED, ""
+        if alive:
+            state, detail = State.UNHEALTHY, f"its manager is gone, {alive} of its processes live: `muniment down`"
+        return ServiceStatus("Airflow", "", state, site.port if site else None, None, data, log, detail)
     state, detail = _answer(lambda: _airflow.check(site))
     return ServiceStatus("Airflow", _airflow.version(), state, site.port, daemon.pid, data, log, detail)

