@@ -378,10 +378,10 @@ CV_EN = Text(
 APPLICATION = Text(
     "en",
     date(2026, 1, 12),
-    "Application for the post of consultant",
+    "Application for employment: consultant",
     "Noa Shalev",
     (
-        "Dear Ms Bar-Lev, I apply for the post of consultant that you announced on 4 January. I read your case study "
+        "Dear Ms Bar-Lev, I apply for the post of consultant that you announced on 4 January. I read your paper "
         "on the water utility with pleasure: to ask why people call is what I try to do in my own work.",
         "In the education department I learned to lead change among people who do not report to me. I should like "
         "to do this with more kinds of organisation, and in a team that writes down what it learns.",
