@@ -9,7 +9,10 @@ Rules of every vault (tests/conformance/ holds each of them over every backend):
 - A lock only grows. `erase` removes every version and marker, lists again to prove it, and refuses while
   a lock or a legal hold is in force.
 - An answer that means "I could not" is never read as "it is not there".
-- Keys are ASCII paths such as `records/<uuid>/<sha256>`: parts of [A-Za-z0-9._-], no empty part, no dot parts.
+- Keys are ASCII paths such as `records/<uuid>/<sha256>`: parts of [A-Za-z0-9._-], no empty part, no part
+  that begins with a dot (`check_key`).
+- Times of locks are whole seconds of UTC, rounded up, and end before 2106-02-07 (`storable`): Ceph RGW keeps
+  32-bit seconds and wraps a later date to 1973. A longer term is reached by extending it yearly.
 
 Errors: `Refused` (lock, hold, other bytes), `NotFound`, `Damaged` (bytes are not what they should be),
 `ServiceUnavailable` (after bounded retries with jitter), all from retention.errors.
@@ -17,11 +20,18 @@ Errors: `Refused` (lock, hold, other bytes), `NotFound`, `Damaged` (bytes are no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import BinaryIO, Protocol
+
+from retention.errors import Refused, UsageError
+
+LAST_LOCK = datetime(2106, 2, 6, tzinfo=UTC)  # 2**32 seconds end on 2106-02-07
+MAX_KEY = 800  # S3 allows 1,024 bytes, of which a prefix of the URL takes some
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
 class LockMode(StrEnum):
@@ -52,17 +62,83 @@ class Stored:
     modified: datetime | None = None
 
 
+def check_key(key: str) -> str:
+    """`key` itself. Raises UsageError if it is not a key (see the rules of this module)."""
+    if len(key) <= MAX_KEY and all(_PART.fullmatch(part) for part in key.split("/")):
+        return key
+    raise UsageError(
+        f"{key[:120]!r} is no vault key: expected parts of A-Z a-z 0-9 . _ - divided by single slashes, none empty,"
+        f" none beginning with a dot, parts of at most 200 and in all at most {MAX_KEY} characters"
+    )
+
+
+def folder(prefix: str) -> str:
+    """What keys below `prefix` begin with: `records/a` and `records/a/` list `records/a/…`, never `records/ab`."""
+    return f"{check_key(prefix.removesuffix('/'))}/" if prefix else ""
+
+
+def storable(lock: Lock) -> Lock:
+    """`lock` as every store can keep it: UTC, whole seconds rounded up, at most LAST_LOCK.
+
+    Raises UsageError if the time has no zone."""
+    if lock.until.tzinfo is None:
+        raise UsageError(f"a lock until {lock.until.isoformat()} names no time zone; expected UTC")
+    until = lock.until.astimezone(UTC)
+    if until.microsecond:
+        until = until.replace(microsecond=0) + timedelta(seconds=1)
+    return Lock(lock.mode, min(until, LAST_LOCK))
+
+
+def covers(current: Lock | None, asked: Lock) -> bool:
+    """True if `current` keeps at least as long and as strictly as `asked`."""
+    return (
+        current is not None
+        and current.until >= asked.until
+        and (current.mode is LockMode.COMPLIANCE or asked.mode is LockMode.GOVERNANCE)
+    )
+
+
+def extension(key: str, current: Lock | None, asked: Lock) -> Lock | None:
+    """The lock to set so that `asked` holds and nothing of `current` is lost; None if nothing is to be done.
+
+    Raises Refused if `asked` ends before `current`. A compliance lock stays one when it is extended."""
+    if current is None:
+        return asked
+    if asked.until < current.until:
+        raise Refused(
+            f"refusing to shorten the lock of {key}: it is locked ({current.mode}) until {current.until.isoformat()},"
+            f" asked was {asked.until.isoformat()}; a lock only grows"
+        )
+    if covers(current, asked):
+        return None
+    return Lock(max(current.mode, asked.mode, key=list(LockMode).index), asked.until)
+
+
+def refuse_if_kept(seen: Stored, now: datetime) -> None:
+    """Raises Refused if a hold or a lock in force at `now` keeps `seen`."""
+    if seen.hold:
+        raise Refused(f"refusing to erase {seen.key}: a legal hold is on it; lift the hold first")
+    if seen.lock is not None and seen.lock.until > now:
+        raise Refused(
+            f"refusing to erase {seen.key}: locked ({seen.lock.mode}) until {seen.lock.until.isoformat()};"
+            " try after that"
+        )
+
+
 class Vault(Protocol):
-    """A backend. Instances are safe for use by many threads. `now` in lock checks is the vault's own clock."""
+    """A backend, safe for use by many threads. `now` in checks of locks is the vault's own clock."""
 
     url: str  # without credentials, for messages and reports
 
     def put(self, key: str, content: bytes | BinaryIO, *, sha256: bytes, size: int, lock: Lock | None = None) -> Stored:
-        """Store `content` (seekable if a file), whose digest and size are known, and read it back."""
+        """Store `content` (a file is read from its beginning), whose digest and size are known, and read it back.
+
+        Raises Damaged, with nothing stored, if the content is not what `sha256` and `size` say. Give the lock the
+        mode that policy will want later: stores refuse to turn a governance lock into a compliance lock."""
         ...
 
     def open(self, key: str, version: str = "") -> BinaryIO:
-        """The bytes, streamed. Raises NotFound."""
+        """The bytes, streamed; close it after use. Without `version`: the first version. Raises NotFound."""
         ...
 
     def stat(self, key: str, version: str = "") -> Stored:
@@ -70,7 +146,9 @@ class Vault(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[Stored]:
-        """Every current object below `prefix`, in order of key (bytewise), streamed."""
+        """Every object below the folder `prefix` ("" is all), in order of key (bytewise), streamed.
+
+        Only key, size and time: version, lock and hold are not looked up ("", None, False)."""
         ...
 
     def lock(self, key: str, version: str, lock: Lock) -> Stored:
@@ -93,4 +171,8 @@ class Vault(Protocol):
 
     def locks(self) -> bool:
         """True if the store can lock versions against deletion (S3 Object Lock is on)."""
+        ...
+
+    def sweep(self, before: datetime) -> int:
+        """Remove what puts interrupted before that time left behind (never an object); returns how many."""
         ...

@@ -1,0 +1,375 @@
+"""A vault in a folder of this computer: `file:///folder`.
+
+Rules of this module:
+- Keys are paths below the root, so that the folder is of use without Muniment (the ledger in it can be read
+  by any transparency-log client). Locks and holds stand beside, in `.locks/<key>`, one JSON object each.
+- A put writes a new file `.put-…` in the same directory, fsyncs it, reads it back, links it to its name (a
+  link never replaces, so of two writers one wins) and fsyncs the directory. No batch mode: call it from
+  several threads, whose fsyncs the file system then joins.
+- No symbolic link below the root is followed: every directory is opened relative to its parent, O_NOFOLLOW.
+- Files are read-only. A sidecar that cannot be read means locked.
+- Locks here are *advisory*: this code keeps them, and whoever can write to the folder need not. Therefore
+  `locks()` is False and classes that must be WORM never enter a file:// vault.
+- The root is made by `make_root` alone: a put that finds no root must not fill the mount point of a disk that
+  is not mounted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import secrets
+import stat as stat_bits
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
+from retention.vault.base import (
+    Lock,
+    LockMode,
+    Stored,
+    check_key,
+    extension,
+    folder,
+    refuse_if_kept,
+    storable,
+)
+
+CHUNK = 1024 * 1024
+LOCKS = ".locks"  # no key begins with a dot
+UNFINISHED = ".put-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_LINKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+
+
+def root_of(url: str) -> Path:
+    """The folder that a file URL names. Raises UsageError unless it is absolute and on this computer."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.startswith("/") or parts.query or parts.fragment:
+        raise UsageError(f"{url} names no folder: expected file:///absolute/folder and nothing more")
+    return Path(path)
+
+
+def make_root(root: Path) -> None:
+    """Make the folder of a vault, readable by its owner alone, unless it is there."""
+    with _plainly("make the vault folder", str(root)):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+class LocalVault:
+    """`retention.vault.base.Vault` in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.url = root.as_uri()
+        self._root = root
+
+    def put(self, key: str, content: bytes | BinaryIO, *, sha256: bytes, size: int, lock: Lock | None = None) -> Stored:
+        wanted = storable(lock) if lock else None
+        found = self._link(key, content, sha256, size)
+        if found != sha256:
+            raise Refused(
+                f"refusing to put {key}: other bytes stand there (sha256 {found.hex()}, given {sha256.hex()})"
+            )
+        if wanted is not None:
+            with self._locks_held():
+                state = self._state(key)
+                longest = max(wanted.until, state[0].until) if state[0] else wanted.until
+                self._extend(key, Lock(wanted.mode, longest), state)
+        return self._stored(key, sha256)
+
+    def open(self, key: str, version: str = "") -> BinaryIO:
+        with _plainly("open", key), self._parent(key) as (directory, name):
+            return os.fdopen(_open_object(directory, name, key, version), "rb")
+
+    def stat(self, key: str, version: str = "") -> Stored:
+        self.open(key, version).close()
+        return self._stored(key, None)
+
+    def list(self, prefix: str = "") -> Iterator[Stored]:
+        below = folder(prefix)
+        if not self._root.is_dir():
+            raise _no_root(self._root)
+        start = self._root / below
+        if any(part.is_symlink() for part in (start, *start.parents) if self._root in part.parents):
+            raise Damaged(f"{self.url}: {below} passes a symbolic link; a vault makes none: look who put it there")
+        yield from _walk(start, below)
+
+    def lock(self, key: str, version: str, lock: Lock) -> Stored:
+        self.open(key, version).close()
+        with self._locks_held():
+            self._extend(key, storable(lock), self._state(key))
+        return self._stored(key, None)
+
+    def hold(self, key: str, version: str, on: bool) -> Stored:
+        self.open(key, version).close()
+        with self._locks_held():
+            self._write_state(key, self._state(key)[0], on)
+        return self._stored(key, None)
+
+    def erase(self, key: str) -> int:
+        check_key(key)
+        with self._locks_held():
+            lock, hold = self._state(key)
+            refuse_if_kept(Stored(key, 0, "", None, lock, hold), datetime.now(UTC))
+            gone = self._unlink(key)
+            self._unlink(f"{LOCKS}/{key}")
+        return gone
+
+    def check(self) -> None:
+        if not self._root.is_dir():
+            raise _no_root(self._root)
+        with _plainly("write to the vault folder", str(self._root)), self._directory(()) as root:
+            name = f"{UNFINISHED}{secrets.token_hex(8)}"
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=root))
+            os.unlink(name, dir_fd=root)
+
+    def locks(self) -> bool:
+        return False
+
+    def sweep(self, before: datetime) -> int:
+        swept = 0
+        with _plainly("sweep", str(self._root)):
+            for directory, _, names, fd in os.fwalk(self._root):
+                for name in names:
+                    if not name.startswith(UNFINISHED):
+                        continue
+                    with suppress(FileNotFoundError), _plainly("sweep", f"{directory}/{name}"):
+                        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime < before.timestamp():
+                            os.unlink(name, dir_fd=fd)
+                            swept += 1
+        return swept
+
+    def _link(self, key: str, content: bytes | BinaryIO, sha256: bytes, size: int) -> bytes:
+        """Give `content` the name `key` unless that is taken; the digest of what stands there afterwards."""
+        unfinished = f"{UNFINISHED}{secrets.token_hex(8)}"
+        for left in reversed(range(5)):
+            try:
+                with _plainly("put", key), self._parent(key, make=True) as (directory, name):
+                    try:
+                        _write(directory, unfinished, key, content, sha256=sha256, size=size)
+                        os.link(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+                        found = sha256
+                    except FileExistsError:
+                        found = _digest(directory, name)
+                    finally:
+                        with suppress(FileNotFoundError):
+                            os.unlink(unfinished, dir_fd=directory)
+                    # Also when the name was taken: whoever linked it may have died before this.
+                    os.fsync(directory)
+                    return found
+            except NotFound:
+                # An erase removed the directory, which was empty, after it was opened here.
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _stored(self, key: str, sha256: bytes | None) -> Stored:
+        with _plainly("stat", key), self._parent(key) as (directory, name):
+            facts = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        lock, hold = self._state(key)
+        return Stored(key, facts.st_size, "", sha256, lock, hold, _when(facts))
+
+    @contextmanager
+    def _parent(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The open directory of `key` and the name in it. FileNotFoundError unless `make`."""
+        *parts, name = check_key(key).split("/")
+        with self._directory(tuple(parts), make=make) as directory:
+            yield directory, name
+
+    @contextmanager
+    def _directory(self, parts: tuple[str, ...], *, make: bool = False) -> Iterator[int]:
+        try:
+            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise _no_root(self._root) from None
+        try:
+            for part in parts:
+                parent = fd
+                fd = _enter(parent, part, make=make)
+                os.close(parent)
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _locks_held(self) -> Iterator[None]:
+        """One writer of sidecars at a time, of all threads and processes: flock on `.locks/.mutex`."""
+        with _plainly("lock the sidecars of", self.url), self._directory((LOCKS,), make=True) as directory:
+            fd = os.open(".mutex", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(fd)
+
+    def _state(self, key: str) -> tuple[Lock | None, bool]:
+        *parts, name = f"{LOCKS}/{check_key(key)}".split("/")
+        try:
+            with _plainly("read the lock of", key), self._directory(tuple(parts)) as directory:
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+                with os.fdopen(fd, "rb") as sidecar:
+                    content = sidecar.read()
+        except NotFound:
+            return None, False
+        try:
+            read = json.loads(content)
+            lock = Lock(LockMode(read["mode"]), datetime.fromisoformat(read["until"])) if read["mode"] else None
+            return lock, bool(read["hold"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(
+                f"{self.url}/{LOCKS}/{key} is no lock ({error}); {key} counts as locked until that file is restored"
+            ) from error
+
+    def _extend(self, key: str, asked: Lock, state: tuple[Lock | None, bool]) -> None:
+        setting = extension(key, state[0], asked)
+        if setting is not None:
+            self._write_state(key, setting, state[1])
+
+    def _write_state(self, key: str, lock: Lock | None, hold: bool) -> None:
+        words = {
+            "mode": lock.mode.value if lock else None,
+            "until": lock.until.isoformat() if lock else None,
+            "hold": hold,
+        }
+        content = json.dumps(words).encode()
+        *parts, name = f"{LOCKS}/{key}".split("/")
+        with _plainly("write the lock of", key), self._directory(tuple(parts), make=True) as directory:
+            unfinished = f"{UNFINISHED}{secrets.token_hex(8)}"
+            _write(directory, unfinished, key, content, sha256=hashlib.sha256(content).digest(), size=len(content))
+            os.rename(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
+        if self._state(key) != (lock, hold):
+            raise Damaged(f"the lock of {key} was written and reads differently: look for another writer in {self.url}")
+
+    def _unlink(self, path: str) -> int:
+        """Remove a file and the directories that it leaves empty; 0 if it was not there."""
+        *parts, name = path.split("/")
+        try:
+            with _plainly("erase", path), self._directory(tuple(parts)) as directory:
+                os.unlink(name, dir_fd=directory)
+                os.fsync(directory)
+        except NotFound:
+            return 0
+        while len(parts) > 1:
+            empty = parts.pop()
+            # A put may fill it at this moment: then rmdir fails, as it should.
+            with suppress(OSError, NotFound), self._directory(tuple(parts)) as directory:
+                os.rmdir(empty, dir_fd=directory)
+        return 1
+
+
+def _write(directory: int, name: str, key: str, content: bytes | BinaryIO, *, sha256: bytes, size: int) -> None:
+    """A durable, verified, read-only file; Damaged if it is not `sha256` and `size`. The caller removes it."""
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
+    source.seek(0)
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o440, dir_fd=directory)
+    with os.fdopen(fd, "wb") as target:
+        given, length = hashlib.sha256(), 0
+        while chunk := source.read(CHUNK):
+            given.update(chunk)
+            length += len(chunk)
+            target.write(chunk)
+        if given.digest() != sha256 or length != size:
+            raise Damaged(
+                f"{key}: the bytes given are not the announced ones: expected {size} bytes of sha256 {sha256.hex()},"
+                f" found {length} of {given.hexdigest()}; nothing was stored"
+            )
+        target.flush()
+        os.fsync(fd)
+    found = _digest(directory, name)
+    if found != sha256:
+        raise Damaged(f"{key}: written and read back as {found.hex()} instead of {sha256.hex()}; check the disk")
+
+
+def _digest(directory: int, name: str) -> bytes:
+    with os.fdopen(_open_object(directory, name, name, ""), "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _open_object(directory: int, name: str, key: str, version: str) -> int:
+    if version:
+        raise NotFound(f"{key} has no version {version!r}: a folder keeps no versions")
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+    if stat_bits.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise FileNotFoundError(errno.ENOENT, "a directory, not an object", name)
+
+
+def _enter(parent: int, part: str, *, make: bool) -> int:
+    try:
+        return os.open(part, _DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(part, 0o700, dir_fd=parent)
+    os.fsync(parent)
+    return os.open(part, _DIRECTORY, dir_fd=parent)
+
+
+def _walk(directory: Path, below: str) -> Iterator[Stored]:
+    """In order of key: a directory sorts as its name with the slash that its keys have (`a-b` before `a/`)."""
+    with _plainly("list", str(directory)):
+        try:
+            with os.scandir(directory) as entries:
+                names = sorted(
+                    f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            return  # nothing below it, or erased while it was listed
+    for name in names:
+        if name.endswith("/"):
+            yield from _walk(directory / name, below + name)
+            continue
+        with suppress(FileNotFoundError):
+            facts = os.lstat(directory / name)
+            if stat_bits.S_ISREG(facts.st_mode):
+                yield Stored(below + name, facts.st_size, "", None, None, False, _when(facts))
+
+
+def _when(facts: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(facts.st_mtime, UTC)
+
+
+def _no_root(root: Path) -> MunimentError:
+    return ServiceUnavailable(
+        f"the vault folder {root} is not there: is its disk mounted? A new vault is made by `muniment init`"
+    )
+
+
+@contextmanager
+def _plainly(doing: str, what: str) -> Iterator[None]:
+    """OSError in the words of who must act."""
+    try:
+        yield
+    except OSError as error:
+        raise _meaning(error, f"cannot {doing} {what}") from error
+
+
+def _meaning(error: OSError, what: str) -> MunimentError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in (errno.ENOENT, errno.EISDIR):
+        return NotFound(f"{what}: it is not there")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST):
+        return Refused(f"refusing to follow: {what}: a part of its path is a symbolic link or an object ({reason})")
+    if error.errno in _FULL:
+        return ServiceUnavailable(f"{what}: the disk is full ({reason}); free some space and run again")
+    if error.errno in _NOT_ALLOWED:
+        return UsageError(f"{what}: {reason}; give this user the right to write there, or choose another folder")
+    if error.errno in _NO_LINKS:
+        return UsageError(f"{what}: this file system has no hard links ({reason}); choose another for the vault")
+    return ServiceUnavailable(f"{what}: {reason}; mend the disk and run again")
