@@ -481,8 +481,10 @@ def limit(rule: Rule, schedule: Schedule, as_of: date) -> date | None:
     return found - _DAY if found > date.min else None
 
 
-def limits(schedule: Schedule, as_of: date, suspended: int = 0) -> tuple[ClassLimits, ...]:
+def limits(schedule: Schedule, as_of: date, suspended: int = 0, *, fold: bool = True) -> tuple[ClassLimits, ...]:
     """One row for each class that has a rule in force on `as_of`; a class that is not here is never due.
+
+    With `fold` off every class is given rule by rule, for records with facts of their own.
 
     `suspended`: for records whose retention stood still for so many days (rule 9) the limits are those of
     that many days earlier, while rules in force are those of `as_of`.
@@ -491,18 +493,18 @@ def limits(schedule: Schedule, as_of: date, suspended: int = 0) -> tuple[ClassLi
     for known in schedule.classes:
         in_force = [r for r in known.rules if r.effective_from is None or r.effective_from <= as_of]
         if in_force:
-            rows.append(_class_limits(known, in_force, schedule, as_of, suspended))
+            rows.append(_class_limits(known, in_force, schedule, as_of, suspended, fold))
     return tuple(rows)
 
 
 def _class_limits(
-    known: RecordClass, in_force: list[Rule], schedule: Schedule, as_of: date, suspended: int
+    known: RecordClass, in_force: list[Rule], schedule: Schedule, as_of: date, suspended: int, fold: bool
 ) -> ClassLimits:
     unverified = tuple(rule.id for rule in in_force if not rule.verified)
     action = max((rule.action for rule in in_force), key=lambda a: STRENGTH[a])
     counted = as_of - timedelta(suspended)
     blocks = known.combine is Combine.ANY and any(rule.not_before for rule in in_force)
-    if blocks or not all(rule.plain for rule in in_force):
+    if not fold or blocks or not all(rule.plain for rule in in_force):
         guarded = tuple(
             GuardedLimit(
                 rule.id,
