@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import logging
 import math
+import shutil
 import stat
 import tempfile
 import time
@@ -88,8 +89,6 @@ def unread(path: Path, name: str, identification: Identification | None, verdict
 def _extract(path: Path, name: str, budget: _Budget, depth: int) -> Extraction:
     started = time.monotonic()
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError(0, "it is no regular file")  # a pipe or a device would never end
         digest, size = _digest(path)
         identification = identify(path, name)
     except FileNotFoundError:
@@ -109,6 +108,8 @@ def _extract(path: Path, name: str, budget: _Budget, depth: int) -> Extraction:
     if reader:
         document = Document(path, name, identification.mime, budget.left(), _folder(budget.scratch))
         seen = _read(reader, document, findings)
+        if not seen.children:
+            shutil.rmtree(document.scratch, ignore_errors=True)
     text, cut = _text(seen.text, budget.limits.text_chars)
     findings += seen.findings + ([cut] if cut else [])
     children = _children(seen.children, budget, depth, findings)
@@ -234,6 +235,8 @@ def _bare(name: str) -> str:
 
 
 def _digest(path: Path) -> tuple[bytes, int]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(0, "it is no regular file")  # a pipe or a device would never end
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
         return digest, file.tell()

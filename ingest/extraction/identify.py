@@ -73,7 +73,7 @@ def _libmagic(descriptor: int) -> str:
 def correct(raw: str, head: bytes, tail: bytes, path: Path, suffix: str) -> tuple[str, str | None]:
     """(MIME type, what was corrected or None), given libmagic's answer and the first and last bytes."""
     mime = ALIASES.get(raw.lower(), raw.lower())
-    found, why = _container(mime, head, path) or _pdf(mime, head, tail) or _picture(mime, head) or ("", "")
+    found, why = _container(mime, head, path) or _picture(mime, head) or _pdf(mime, head, tail) or ("", "")
     if not found and _may_be_text(mime, head):
         found, why = _text(mime, head, tail, path, suffix)
     if not found and mime == "application/x-dosexec" and not _is_program(head):
@@ -104,8 +104,8 @@ _PDF_OBJECT = re.compile(rb"(?:^|[\r\n])\s*\d+ \d+ obj\b")
 
 
 def _pdf(mime: str, head: bytes, tail: bytes) -> tuple[str, str] | None:
-    if mime == "application/pdf":
-        return None
+    if mime not in (UNKNOWN, "application/x-dosexec") and not is_textual(mime):
+        return None  # a PDF already, or a format of its own that carries one
     ends = b"startxref" in tail or b"%%EOF" in tail
     if _PDF_HEADER.search(head[:1024]) and (ends or _PDF_OBJECT.search(head)):
         # A message may quote or carry a PDF in its first lines: those have headers of a message in front.
@@ -200,15 +200,17 @@ def _text(  # noqa: PLR0911 - one return for each format, most telling first
         return _markup(mime, start, tail, suffix)
     if start[:1] in ("{", "[") and mime != "application/json" and _is_json(path):
         return "application/json", "it parses as JSON"
-    if mime in ("text/plain", "text/csv", UNKNOWN, "application/x-dosexec"):
+    if mime in ("text/plain", "text/csv", "message/rfc822", "application/mbox", UNKNOWN, "application/x-dosexec"):
         return _plain_or_table(mime, text, suffix)
     if not is_textual(mime) and mime.startswith("application/x-"):
         return mime, ""
     return (mime, "") if is_textual(mime) else ("", "")
 
 
+# "From ", a sender, and a date with a time and a year: prose begins with "From" too.
 _MBOX = re.compile(
-    r"From \S.{0,200}?\b\d{1,2}:\d\d(?::\d\d)?\b.{0,80}\r?\n(?:>?From .*\r?\n)*(?:[!-9;-~]+[ \t]*:|\r?\n)"
+    r"From (?=[^\r\n]*\b\d{1,2}:\d\d\b)(?=[^\r\n]*\b(?:19|20)\d\d\b)\S[^\r\n]{0,300}\r?\n"
+    r"(?:>?From .*\r?\n)*(?:[!-9;-~]+[ \t]*:|\r?\n)"
 )
 _FIELD = re.compile(r"([!-9;-~]+)[ \t]*:")
 _PEOPLE = frozenset({"from", "to", "cc", "subject", "sender", "reply-to", "bcc"})
@@ -260,8 +262,10 @@ def _mail_headers(text: str) -> tuple[int, int]:
 
 def _is_mail(mime: str, text: str, suffix: str) -> bool:
     people, transport = _mail_headers(text)
-    if mime in ("message/rfc822", "application/mbox") or suffix in (".eml", ".mht", ".mhtml"):
+    if suffix in (".eml", ".mht", ".mhtml"):
         return people + transport >= 1
+    if mime in ("message/rfc822", "application/mbox"):
+        return transport >= 1 or (people >= 1 and "@" in re.split(r"\r?\n\r?\n", text, maxsplit=1)[0])
     # A memorandum may begin with From and Subject too: a message has something that a mail program wrote.
     return people >= 1 and transport >= 1 and people + transport >= 3
 

@@ -67,20 +67,23 @@ def _broken(error: Exception) -> Finding:
 
 def _look(image: ImageFile.ImageFile, document: Document, seen: Seen) -> None:
     width, height = image.size
-    pages = _pages(image, document, seen)
-    seen.metadata |= {"width": width, "height": height, "pages": pages}
-    seen.metadata |= _exif(image, seen)
-    bytes_per_pixel = len(image.getbands()) * (4 if image.mode in ("I", "F") else 1)
-    if width * height > MOST_PIXELS or width * height > document.limits.expanded_bytes:
-        seen.findings.append(
-            finding("EXPANSION-LIMIT", f"{width:,} by {height:,} pixels; at most {MOST_PIXELS:,} are decoded.")
-        )
+    seen.metadata |= {"width": width, "height": height, "pages": _pages(image, document, seen)}
+    large = width * height > min(MOST_PIXELS, document.limits.expanded_bytes)
+    if image.format != "PNG":  # where Pillow looks for EXIF behind the pixels, and decodes them all to find it
+        seen.metadata |= _exif(image, seen)
+    if large:
+        most = min(MOST_PIXELS, document.limits.expanded_bytes)
+        told = f"{width:,} by {height:,} pixels; at most {most:,} are decoded."
+        seen.findings.append(finding("EXPANSION-LIMIT", told))
         return
+    bytes_per_pixel = len(image.getbands()) * (4 if image.mode in ("I", "F") else 1)
     if image.format in ("JPEG", "MPO"):
         image.draft(None, (max(1, width // 8), max(1, height // 8)))
         bytes_per_pixel = 1
     if width * height * bytes_per_pixel <= min(_DECODED_BYTES, document.limits.memory // 2):
         image.load()
+        if image.format == "PNG":
+            seen.metadata |= _exif(image, seen)
 
 
 def _pages(image: ImageFile.ImageFile, document: Document, seen: Seen) -> int:

@@ -28,8 +28,13 @@ from ingest.extraction.pdf_bytes import Ends, ends
 from ingest.extraction.pdf_structure import Structure, attachments, structure
 from ingest.model import finding
 
+_pypdf_log = logging.getLogger("pypdf")
+_pypdf_log.propagate = False  # its messages may quote the document
+_pypdf_log.handlers = [logging.NullHandler()]
+
 _TIME_KEPT = 0.8  # share of the time limit after which no further page is begun
 _OBJECTS = 5_000  # page objects looked at for images, on one page
+_SLOW_PAGES = 50  # pages that pypdf reads where PDFium cannot
 _FAULTS_TOLD = 5
 
 
@@ -45,6 +50,8 @@ def read(document: Document) -> Seen:
         shape = _structure(document, seen, faults)
         if not (shape and shape.locked):
             _read_pages(document, seen, pages, deadline)
+            if pages.error and not pages.password and shape and shape.pages:
+                _read_pages_slowly(document, pages, deadline)
     except MemoryError:
         limit = document.limits.memory
         seen.findings.append(finding("MEMORY-LIMIT", f"Reading it needs over {limit:,} bytes of memory."))
@@ -72,8 +79,7 @@ class _Complaints(logging.Handler):
 def _structure(document: Document, seen: Seen, faults: list[str]) -> Structure | None:
     """What pypdf makes of it; None if it makes nothing of it."""
     complaints = _Complaints()
-    logger = logging.getLogger("pypdf")
-    logger.handlers, logger.propagate = [complaints], False
+    _pypdf_log.handlers = [complaints]
     shape: Structure | None = None
     with document.path.open("rb") as file:
         try:
@@ -87,11 +93,10 @@ def _structure(document: Document, seen: Seen, faults: list[str]) -> Structure |
                     seen.metadata["attachments"] = [*names]
         except MemoryError:
             raise
-        except Exception as error:
-            # pypdf raises nearly every built-in exception on broken files; which one says nothing more.
+        except Exception as error:  # pypdf raises nearly every built-in exception on broken files
             faults.append(f"its structure cannot be read by pypdf ({type(error).__name__})")
         finally:
-            logger.handlers = [logging.NullHandler()]
+            _pypdf_log.handlers = [logging.NullHandler()]
     faults += [f"pypdf: {template}" for template in complaints.seen]
     return shape
 
@@ -110,6 +115,7 @@ class _Pages:
     images: int = 0
     scanned: int = 0  # pages with images and without text
     broken: int = 0  # pages that could not be read
+    slow: bool = False  # PDFium could not open it, and pypdf read the text
 
 
 def _read_pages(document: Document, seen: Seen, pages: _Pages, deadline: float) -> None:
@@ -136,6 +142,23 @@ def _read_pages(document: Document, seen: Seen, pages: _Pages, deadline: float) 
             seen.findings.append(finding("PAGE-LIMIT", told))
     finally:
         pdf.close()
+
+
+def _read_pages_slowly(document: Document, pages: _Pages, deadline: float) -> None:
+    """By pypdf, for the few files that it opens and PDFium does not; images are not counted."""
+    read: list[str] = []
+    try:
+        for page in PdfReader(document.path, strict=False).pages:
+            if time.monotonic() > deadline or len(read) >= _SLOW_PAGES:
+                break
+            read.append(_tidy(page.extract_text()))
+    except MemoryError:
+        raise
+    except Exception:
+        return  # what PDFium said stands
+    if any(text.strip() for text in read):
+        pages.error, pages.count, pages.texts = "", len(read), read
+        pages.slow = True
 
 
 def _source(document: Document) -> str | bytes:
@@ -209,13 +232,19 @@ def _judge(seen: Seen, at_ends: Ends, faults: list[str], shape: Structure | None
         seen.metadata |= {"pages": pages.count, "images": pages.images}
     if pages.error or not pages.count:
         why = pages.error or "it has no pages"
-        seen.findings.append(finding("TRUNCATED" if at_ends.cut else "DAMAGED", f"{at_ends.cut or why}.".capitalize()))
+        seen.findings.append(
+            finding("TRUNCATED", _sentence(at_ends.cut))
+            if at_ends.cut
+            else finding("DAMAGED", _sentence("; ".join([why, *faults[:2]])))
+        )
         return
     if at_ends.cut:
-        seen.findings.append(finding("TRUNCATED", f"{at_ends.cut}.".capitalize()))
+        seen.findings.append(finding("TRUNCATED", _sentence(at_ends.cut)))
+    if pages.slow:
+        faults.insert(0, "PDFium cannot open it")
     if pages.broken:
         faults.append(f"{pages.broken:,} of its {pages.count:,} pages cannot be read")
-    if shape and shape.pages is not None and shape.pages != pages.count:
+    if shape and shape.pages is not None and shape.pages != pages.count and not pages.slow:
         faults.append("it holds another number of pages than it says")
     if faults:
         told = "; ".join(dict.fromkeys(faults[:_FAULTS_TOLD]))
@@ -231,3 +260,7 @@ def _mend_order(seen: Seen) -> None:
         seen.text = to_logical(seen.text)
         seen.metadata["visual_order_mended"] = True
         seen.findings.append(finding("VISUAL-ORDER", "Final letters stood at the beginnings of words."))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

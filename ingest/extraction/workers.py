@@ -206,6 +206,8 @@ class _Run(Generic[Key]):
         while True:
             self._fill(tasks)
             futures = [future for slot in self.slots for future in slot.tasks]
+            if not futures and self.again:
+                continue  # handed out to a pool that had died unnoticed; it has been replaced
             if not futures:
                 return
             done, _ = wait(futures, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -238,6 +240,7 @@ class _Run(Generic[Key]):
         except RuntimeError:  # an idle worker was killed, and with it its pool
             self.again.append(task)
             self._replace(slot)
+            self._count_failed_start()
             return
         if not slot.tasks:
             slot.since = time.monotonic()

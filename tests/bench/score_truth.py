@@ -13,6 +13,7 @@ import codecs
 import json
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -23,8 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ingest.extraction.workers import Workers  # noqa: E402 - runs as a script, from anywhere
-from ingest.inspect import inspect  # noqa: E402
+from ingest.extraction.workers import Workers
+from ingest.inspect import described, files
 
 Seen = dict[str, Any]
 Judge = Callable[[Any, Seen, Path], str]  # "" if agreed, else what was found instead
@@ -33,7 +34,7 @@ _DAMAGE = {"DAMAGED", "TRUNCATED", "PDF-DAMAGED-REPAIRED", "MIME-MISMATCH", "MET
 
 
 def codes(seen: Seen) -> set[str]:
-    return {item["code"] for item in seen["findings"]}
+    return {str(item["code"]) for item in seen["findings"]}
 
 
 def text_encoding(expected: Any, seen: Seen, path: Path) -> str:
@@ -51,8 +52,8 @@ def text_encoding(expected: Any, seen: Seen, path: Path) -> str:
     return f"{found}, expected {expected['encoding']}"
 
 
-def _moment(text: str | None) -> str:
-    if not text:
+def _moment(text: object) -> str:
+    if not isinstance(text, str):
         return ""
     try:
         return datetime.fromisoformat(text).replace(tzinfo=None).isoformat()
@@ -101,7 +102,7 @@ def zip_open_result(expected: Any, seen: Seen, _: Path) -> str:
 
 def mail_category(_: Any, seen: Seen, __: Path) -> str:
     if seen["mime"] not in ("message/rfc822", "application/mbox"):
-        return seen["mime"]
+        return str(seen["mime"])
     known = seen["metadata"].keys() & {"from", "to", "title", "message_id", "date", "parts"}
     lost = codes(seen) & {"EXTRACTION-CRASHED", "TIME-LIMIT", "MEMORY-LIMIT"}
     return "" if known and not lost else f"headers {sorted(known)} findings {sorted(lost)}"
@@ -171,10 +172,11 @@ def main() -> None:
     chosen = arguments.parse_args()
     truths = [json.loads(line) for line in (chosen.corpus / "TRUTH.jsonl").read_text().splitlines()]
     began = time.monotonic()
-    with Workers(count=chosen.workers) as workers:
-        seen = {
-            Path(str(one["path"])).relative_to(chosen.corpus).as_posix(): one
-            for one in inspect([chosen.corpus], workers)
+    with Workers(count=chosen.workers) as workers, tempfile.TemporaryDirectory() as scratch:
+        items = ((path.relative_to(chosen.corpus).as_posix(), path, path.name) for path in files(chosen.corpus))
+        seen: dict[str, Seen] = {
+            place: {"path": place, **described(extraction)}
+            for place, extraction in workers.extract_all(items, Path(scratch))
         }
     wall = time.monotonic() - began
     if chosen.dump:
@@ -198,7 +200,7 @@ def main() -> None:
         score = f"{agreed[name, confidence]:>8}" if name in JUDGES else f"{'later':>8}"
         print(f"{name:24}{confidence:12}{score}{total[name, confidence]:>6}")
     counts = Counter(code for one in seen.values() for code in codes(one))
-    children = sum(len(one["children"]) for one in seen.values())
+    children = sum(len(one["children"]) for one in seen.values() if isinstance(one["children"], list))
     print(f"\n{len(seen):,} files, {children:,} children, {wall:.1f} s;", dict(counts.most_common()))
 
 

@@ -1,0 +1,191 @@
+"""A hostile document costs itself: never its batch, never another document, never a process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ingest.extraction.workers import Workers
+from ingest.model import Extraction, Limits
+from tests.bad_files.pdf_and_image_files import pdf, pdf_that_never_ends, pdf_with_bomb_as_page
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def codes(extraction: Extraction) -> set[str]:
+    return {finding.code for finding in extraction.findings}
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            if "spawn_main" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (tmp_path / "scratch").mkdir()
+    for number in range(12):
+        (folder / f"{number:02}.pdf").write_bytes(pdf([f"document {number}"]))
+    return folder
+
+
+def items(folder: Path) -> Iterator[tuple[str, Path, str]]:
+    for path in sorted(folder.iterdir()):
+        yield path.name, path, path.name
+
+
+def unharmed(results: dict[str, Extraction]) -> None:
+    innocent = {name: seen for name, seen in results.items() if name[0].isdigit()}
+    assert len(innocent) == 12
+    for name, seen in innocent.items():
+        assert seen.findings == (), name
+        assert seen.text == f"document {int(name[:2])}"
+
+
+def test_a_document_that_never_ends_is_stopped_alone(documents: Path, tmp_path: Path) -> None:
+    for name in ("05-a.pdf", "05-b.pdf", "05-c.pdf"):
+        (documents / f"x{name}").write_bytes(pdf_that_never_ends())
+    with Workers(Limits(seconds=1.0), count=2) as workers:
+        results = dict(workers.extract_all(items(documents), tmp_path / "scratch"))
+    assert len(results) == 15
+    unharmed(results)
+    for name in ("x05-a.pdf", "x05-b.pdf", "x05-c.pdf"):
+        assert codes(results[name]) == {"TIME-LIMIT"}
+        assert results[name].identification.mime == "application/pdf"  # asked again, in a fresh worker
+        assert len(results[name].sha256) == 32
+        assert results[name].size == (documents / name).stat().st_size
+
+
+def test_a_document_that_kills_its_readers_is_the_only_one_blamed(documents: Path, tmp_path: Path) -> None:
+    (documents / "bomb.pdf").write_bytes(pdf_with_bomb_as_page(300 * 1024 * 1024))
+    limits = Limits(memory=150 * 1024 * 1024)
+    with Workers(limits, count=2) as workers:
+        results = dict(workers.extract_all(items(documents), tmp_path / "scratch"))
+    unharmed(results)
+    assert codes(results["bomb.pdf"]) & {"EXTRACTION-CRASHED", "MEMORY-LIMIT"}
+    assert results["bomb.pdf"].identification.mime == "application/pdf"
+
+
+def test_a_worker_killed_from_outside_costs_no_document(documents: Path, tmp_path: Path) -> None:
+    """An operator's kill -9, or the kernel's, while documents are being read: each is still read, once."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(killed) < 3 and not finished.wait(0.05):
+            for worker in workers_of(psutil.Process())[:1]:
+                worker.send_signal(signal.SIGKILL)
+                killed.append(worker.pid)
+                time.sleep(0.6)
+
+    def slowly() -> Iterator[tuple[str, Path, str]]:
+        for item in items(documents):
+            time.sleep(0.2)
+            yield item
+
+    finished = threading.Event()
+    with Workers(count=2) as workers:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        results = list(workers.extract_all(slowly(), tmp_path / "scratch"))
+        finished.set()
+        killer.join()
+    assert killed
+    assert len(results) == 12  # none lost, none twice
+    unharmed(dict(results))
+
+
+def test_workers_killed_between_batches_are_replaced(documents: Path, tmp_path: Path) -> None:
+    with Workers(count=2) as workers:
+        unharmed(dict(workers.extract_all(items(documents), tmp_path / "scratch")))
+        for worker in workers_of(psutil.Process()):
+            worker.send_signal(signal.SIGKILL)
+        time.sleep(0.3)
+        unharmed(dict(workers.extract_all(items(documents), tmp_path / "scratch")))
+    assert workers_of(psutil.Process()) == []
+
+
+def test_a_run_that_is_left_half_way_does_not_disturb_the_next(documents: Path, tmp_path: Path) -> None:
+    (documents / "0-first.pdf").write_bytes(pdf_that_never_ends())
+    with Workers(count=2) as workers:
+        run = workers.extract_all(items(documents), tmp_path / "scratch")
+        next(run)
+        run.close()  # type: ignore[attr-defined]
+        (documents / "0-first.pdf").unlink()
+        unharmed(dict(workers.extract_all(items(documents), tmp_path / "scratch")))
+
+
+def test_documents_are_taken_only_as_workers_become_free(documents: Path, tmp_path: Path) -> None:
+    taken = 0
+
+    def counted() -> Iterator[tuple[int, Path, str]]:
+        nonlocal taken
+        for number in range(200):
+            taken += 1
+            yield number, documents / "00.pdf", "00.pdf"
+
+    done = 0
+    with Workers(count=2, tasks_per_worker=40) as workers:  # and are replaced on the way
+        for _ in workers.extract_all(counted(), tmp_path / "scratch"):
+            done += 1
+            assert taken - done <= 2 * 2 + 1
+    assert done == 200
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_worker_is_fit_for_hostile_bytes(documents: Path, tmp_path: Path) -> None:
+    with Workers(Limits(memory=300 * 1024 * 1024), count=1) as workers:
+        dict(workers.extract_all(items(documents), tmp_path / "scratch"))
+        (worker,) = workers_of(psutil.Process())
+        assert Path(f"/proc/{worker.pid}/fd/0").readlink() == Path(os.devnull)
+        limits = Path(f"/proc/{worker.pid}/limits").read_text()
+        assert "Max core file size        0                    0" in limits
+        (space,) = (line.split()[3] for line in limits.splitlines() if line.startswith("Max address space"))
+        assert 300 * 1024 * 1024 < int(space) < 1500 * 1024 * 1024
+        status = Path(f"/proc/{worker.pid}/maps").read_text()
+        for heavy in ("psycopg", "pandas", "_brotli", "great_expectations"):
+            assert heavy not in status
+
+
+def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "endless.pdf").write_bytes(pdf_that_never_ends())
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from ingest.extraction.workers import Workers\n"
+        "if __name__ == '__main__':\n"
+        "    here = Path(__file__).parent\n"
+        "    with Workers(count=2) as workers:\n"
+        "        again = ((n, here / 'endless.pdf', 'x') for n in range(9))\n"
+        "        list(workers.extract_all(again, here))\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        deadline = time.monotonic() + 30
+        while len(found := workers_of(psutil.Process(parent.pid))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert len(found) == 2
+    finally:
+        parent.kill()
+        parent.wait()
+    gone, alive = psutil.wait_procs(children, timeout=5)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert len(gone) >= 2
