@@ -208,6 +208,19 @@ def _ole_mime(names: set[str]) -> str:
     return "application/x-ole-storage"
 
 
+def ole_stream(ole: olefile.OleFileIO, name: str | list[str], file_size: int) -> bytes | None:
+    """The bytes of a stream; None when it is absent, damaged, or says that it is larger than its file.
+
+    A chain of sectors that runs in a circle has any length that its entry claims.
+    """
+    try:
+        if not ole.exists(name) or ole.get_type(name) != olefile.STGTY_STREAM or ole.get_size(name) > file_size:
+            return None
+        return cast(bytes, ole.openstream(name).read())
+    except OLE_ERRORS_DEEP:
+        return None
+
+
 def embedded_in_ole(data: bytes, name: str) -> tuple[str, bytes]:
     """The document that an OLE object wraps, with its name; no bytes when the object is no document.
 
@@ -220,10 +233,8 @@ def embedded_in_ole(data: bytes, name: str) -> tuple[str, bytes]:
                 return name, data
             for stream in ("package", "contents"):
                 if stream in names:
-                    return name, cast(bytes, ole.openstream(stream).read())
-            if "\x01ole10native" not in names:
-                return name, b""
-            native = cast(bytes, ole.openstream("\x01ole10native").read())
+                    return name, ole_stream(ole, stream, len(data)) or b""
+            native = ole_stream(ole, "\x01ole10native", len(data)) or b""
     except OLE_ERRORS_DEEP:
         return name, b""
     label, _, rest = native[6:].partition(b"\x00")
