@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC
 from email.message import Message
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ingest.extraction import Document, Seen
 from ingest.extraction.containers import Budget, Children, clean_name, encrypted
@@ -43,6 +43,7 @@ _SEPARATOR = re.compile(rb"From (?:\S.*)?\d{1,2}:\d\d(?::\d\d)?\b.*\b\d{4}\b|Fro
 _HEADER = re.compile(rb"[!-9;-~]+[ \t]*:|>?From ")
 _ENCLOSING = re.compile(rb"content-type:\s*message/rfc822", re.IGNORECASE)
 _ANNOUNCED = re.compile(rb"[-_ ]*(?:begin )?(?:included|forwarded|original) message", re.IGNORECASE)
+_NAME = re.compile(r"""(?:file)?name\s*=\s*"?([^";]+)""", re.IGNORECASE)
 _QUOTED_FROM = re.compile(rb"^>(>*From )", re.MULTILINE)
 _SIGNATURES = {"application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature"}
 _NO_RECORD = {
@@ -73,8 +74,9 @@ def read(document: Document) -> Seen:
 def headers(message: Message, seen: Seen) -> None:
     """Subject, people, date and Message-ID of a message, as metadata."""
     fields: dict[str, list[str]] = {}
+    charset = _charset(message)  # raw bytes in a header are mostly in the charset of the body
     for name, value in message.raw_items():
-        fields.setdefault(name.strip().lower(), []).append(decode_header(value))
+        fields.setdefault(name.strip().lower(), []).append(decode_header(value, charset))
     for name, key in (("subject", "title"), ("message-id", "message_id")):
         if value := " ".join(fields.get(name, [""])[:1]).strip():
             seen.metadata[key] = value[:2000]
@@ -97,8 +99,8 @@ def headers(message: Message, seen: Seen) -> None:
             seen.metadata[key] = listed if key == "keywords" else value
 
 
-def decode_header(value: Any) -> str:
-    """A header as text: folding undone, encoded words (RFC 2047) and raw bytes decoded, whatever the charset."""
+def decode_header(value: Any, charset: str | None = None) -> str:
+    """A header as text: folding undone, encoded words (RFC 2047) decoded, and raw bytes by `charset` or a guess."""
     raw = str(value).encode("utf-8", "surrogateescape") if not isinstance(value, bytes) else value
     raw = _FOLD.sub(b" ", raw)
     pieces: list[str] = []
@@ -109,21 +111,21 @@ def decode_header(value: Any) -> str:
         if between.strip() or not words:
             pieces.append(_decoded(words))
             words = []
-            pieces.append(decode(between, None)[0])
-        charset = found[1].decode("ascii", "replace").lower()
+            pieces.append(decode(between, charset)[0])
+        label = found[1].decode("ascii", "replace").lower()
         body = _unquoted(found[2], found[3])
-        if words and words[-1][0] == charset:
-            words[-1] = (charset, words[-1][1] + body)
+        if words and words[-1][0] == label:
+            words[-1] = (label, words[-1][1] + body)
         else:
-            words.append((charset, body))
+            words.append((label, body))
         at = found.end()
     pieces.append(_decoded(words))
-    pieces.append(decode(raw[at:], None)[0])
+    pieces.append(decode(raw[at:], charset)[0])
     return clean("".join(pieces)).strip()
 
 
 def _decoded(words: list[tuple[str, bytes]]) -> str:
-    return "".join(decode(body, charset)[0] for charset, body in words)
+    return "".join(decode(body, label)[0] for label, body in words)
 
 
 def _unquoted(kind: bytes, body: bytes) -> bytes:
@@ -246,8 +248,8 @@ def _parts(message: Message) -> Iterator[tuple[Message, str]]:
         count += 1
         yield part, around
         if _is_container(part):
-            kind = part.get_content_type()
-            stack.extend((inner, kind) for inner in reversed(part.get_payload()) if isinstance(inner, Message))
+            inner = cast(list[Any], part.get_payload())
+            stack.extend((item, part.get_content_type()) for item in reversed(inner) if isinstance(item, Message))
 
 
 def _is_container(part: Message) -> bool:
@@ -269,6 +271,11 @@ def file_name(part: Message) -> str:
         name = None
     if not name:
         return ""
+    if "\ufffd" in name:  # raw bytes, which the parser gives up: they stand in the header as they came
+        for header, value in part.raw_items():
+            found = _NAME.search(str(value)) if header.lower() in {"content-disposition", "content-type"} else None
+            if found:
+                return decode_header(found[1])
     return decode_header(name)
 
 
@@ -289,12 +296,16 @@ def _part_bytes(part: Message) -> bytes:
 
 
 def _part_text(part: Message) -> str:
+    return decode(_part_bytes(part), _charset(part))[0].replace("\r\n", "\n")
+
+
+def _charset(part: Message) -> str | None:
     try:
         charset = part.get_param("charset")
     except (ValueError, TypeError, LookupError, IndexError):
-        charset = None
+        return None
     label = charset[2] if isinstance(charset, tuple) else charset
-    return decode(_part_bytes(part), str(label) if label else None)[0].replace("\r\n", "\n")
+    return str(label) if label else None
 
 
 def _is_encrypted(message: Message, text: str) -> bool:
