@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
-import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,8 +45,9 @@ BODY, HTML, RTF, MESSAGE_ID, CLASS = 0x1000, 0x1013, 0x1009, 0x1035, 0x001A
 SENDER_NAME, SENDER_ADDRESS, SENDER_SMTP = 0x0C1A, 0x0C1F, 0x5D01
 FOR_NAME, FOR_ADDRESS, FOR_SMTP = 0x0042, 0x0065, 0x5D02
 NAME, ADDRESS, SMTP, RECIPIENT_KIND = 0x3001, 0x3003, 0x39FE, 0x0C15
-ATTACHED, LONG_NAME, SHORT_NAME, MIME_TAG, CONTENT_ID = 0x3701, 0x3707, 0x3704, 0x370E, 0x3712
-CODE_PAGE, INTERNET_CODE_PAGE, HIDDEN = 0x3FFD, 0x3FDE, 0x7FFE
+ATTACHED, LONG_NAME, SHORT_NAME, MIME_TAG = 0x3701, 0x3707, 0x3704, 0x370E
+CODE_PAGE, INTERNET_CODE_PAGE = 0x3FFD, 0x3FDE
+FLAGS, UNSENT = 0x0E07, 0x0008
 MAX_STREAM = 256 * 1024 * 1024  # bytes
 
 
@@ -146,8 +146,8 @@ def _metadata(message: _Properties, seen: Seen) -> None:
     if "from" not in seen.metadata:
         sender = _person(message.text(FOR_NAME), message.text(FOR_SMTP), message.text(FOR_ADDRESS))
         sender = sender or _person(message.text(SENDER_NAME), message.text(SENDER_SMTP), message.text(SENDER_ADDRESS))
-        if sender:
-            seen.metadata["from"] = sender
+        if sender:  # an unsent message has nobody who sent it
+            seen.metadata["author" if (message.integer(FLAGS) or 0) & UNSENT else "from"] = sender
     if "smime" in message.text(CLASS).lower() and "multipartsigned" not in message.text(CLASS).lower():
         encrypted(seen, "an S/MIME message, of which Outlook kept the encrypted form")
 
@@ -188,7 +188,7 @@ def _text(message: _Properties, document: Document, seen: Seen) -> list[Json]:
     bodies: list[Json] = ["text/plain"] if plain.strip() else []
     if markup or b"\\fromhtml" in rtf[:2000]:
         bodies.append("text/html")
-    elif rtf and b"\\fromtext" not in rtf[:2000]:
+    elif rtf:
         bodies.append("application/rtf")
     return bodies
 
