@@ -17,8 +17,10 @@ import logging
 import math
 import shutil
 import stat
+import struct
 import tempfile
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -105,6 +107,8 @@ def _extract(path: Path, name: str, budget: _Budget, depth: int) -> Extraction:
         findings.append(replace(empty, severity=Severity.WARN) if depth else empty)
     else:
         findings += _identity_findings(identification, reader)
+        if identification.mime == "application/zip" and not reader and not _whole_zip(path):
+            findings.append(finding("DAMAGED", "The directory of the ZIP archive cannot be read."))
     if reader:
         document = Document(path, name, identification.mime, budget.left(), _folder(budget.scratch))
         seen = _read(reader, document, findings)
@@ -147,6 +151,33 @@ def _identity_findings(identification: Identification, reader: str | None) -> li
     elif reader is None:
         found.append(finding("FORMAT-UNSUPPORTED", f"No reader for {mime} yet."))
     return found
+
+
+def _whole_zip(path: Path) -> bool:
+    """True if its directory is there and its members begin where it says. Nothing is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 66_000))  # the end record and the longest comment
+            tail = file.read()
+            end = tail[tail.rfind(b"PK\x05\x06") :]
+            if _u16(end, 10) not in (len(archive.infolist()), 0xFFFF):  # 0xFFFF: the ZIP64 record counts
+                return False
+            for member in archive.infolist():
+                file.seek(member.header_offset)
+                header = file.read(30)
+                if header[:4] != b"PK\x03\x04" or _u16(header, 8) != member.compress_type:
+                    return False
+                file.seek(member.header_offset + 30)
+                name = file.read(_u16(header, 26)).decode("utf-8" if member.flag_bits & 0x800 else "cp437")
+                if name != member.orig_filename:
+                    return False
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, struct.error):
+        return False
+    return True
+
+
+def _u16(header: bytes, offset: int) -> int:
+    return int.from_bytes(header[offset : offset + 2], "little")
 
 
 def _name_findings(name: str) -> list[Finding]:

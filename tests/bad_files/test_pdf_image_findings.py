@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,3 +250,18 @@ def test_what_leaves_is_valid_whatever_a_reader_gave(monkeypatch: pytest.MonkeyP
     assert result.text == "onetwo 😀 half \ufffd"
     assert result.metadata == {"title": "ab\ufffd", "exif": {"x": None, "y": ["\ufffd"]}}
     assert result.children[0].name == "evil.txt"
+
+
+def test_a_zip_whose_directory_lies_is_damaged(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("first.txt", "words")
+        archive.writestr("second.txt", "words")
+    sound = out.getvalue()
+    assert codes(seen(sound, "a.zip", tmp_path)) == ["FORMAT-UNSUPPORTED"]
+    for broken in (
+        sound[:-30],
+        sound.replace(b"first.txt", b"fir5t.txt", 1),
+        b"PK\x03\x04" + sound[sound.index(b"PK\x01\x02") :],
+    ):
+        assert "DAMAGED" in codes(seen(broken, "a.zip", tmp_path))
