@@ -46,7 +46,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SECRET = re.compile(r"pass|secret|token|credential|signature|auth|(^|[_-])(key|user|login)", re.IGNORECASE)
 
 
-class Unreadable(MunimentError):  # noqa: N818 - as its siblings in retention.errors
+class Unreadable(MunimentError):
     """The source holds it and will not give its bytes; its owner must act."""
 
 

@@ -183,7 +183,7 @@ def _folder(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
 
 def _open(root: Path, parts: tuple[str, ...]) -> int:
     """Open `parts` one below the other, all but the last as folders. No link is followed."""
-    if any(part in ("", "..") for part in parts[:-1]) or parts[-1] == "..":
+    if ".." in parts or "" in parts[:-1]:
         raise OSError(errno.EINVAL, "the place leads out of its source")
     folder = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     handle = os.open(root, folder)

@@ -187,12 +187,11 @@ def test_expectation_that_raises_quarantines_the_batch_and_loses_nothing(
     [
         lambda frame: frame.iloc[:-1],  # a row fell out
         lambda frame: frame.drop(columns=["row"]),  # nothing names the document
+        lambda frame: frame.assign(row=0),  # one name for all of them
         lambda _: 1 / 0,
     ],
 )
-def test_a_suite_that_did_not_see_every_row_is_not_believed(
-    monkeypatch: pytest.MonkeyPatch, spoil: Any
-) -> None:
+def test_a_suite_that_did_not_see_every_row_is_not_believed(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> None:
     frame = validation._frame
     monkeypatch.setattr(validation, "_frame", lambda rows: spoil(frame(rows)))
     run = validate([(n, document(size=0), RECEIVED) for n in range(3)])
@@ -201,9 +200,7 @@ def test_a_suite_that_did_not_see_every_row_is_not_believed(
 
 def test_finding_that_the_suite_overlooked_is_kept_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = validation._frame
-    monkeypatch.setattr(
-        validation, "_frame", lambda rows: frame(rows).assign(**{"found MACROS": float("nan")})
-    )
+    monkeypatch.setattr(validation, "_frame", lambda rows: frame(rows).assign(**{"found MACROS": float("nan")}))
     assert codes(check_any(document(findings=(finding("MACROS", "has some"),)))) == ["MACROS", FAILED]
 
 
