@@ -3,10 +3,11 @@
 Rules of this module (layer: just above `catalog`; it reads, and writes nothing):
 - No calendar here. Trigger dates are compared with limits that `retention.engine` computed; the one exception,
   `plus` of a condition, adds months to a date, where PostgreSQL clamps as `Period.after` does (tested).
-- Main branch: records of one class without facts of their own, and classes whose rules apply to every record:
-  one row of limits for each class, one row of current triggers for each subject.
-- Second branch: special records (labels, events of their own) and classes with guarded rules: rule by rule,
-  as `engine.decide` does it. Both answer exactly as `decide` (tests/integration/test_eligibility.py).
+- One scan of `records` against one row of limits for each class and one row of current triggers for each subject
+  decides all records of one class whose rules apply to every record: the main branch.
+- What the scan cannot rule out of special records (labels, events of their own) and of classes with guarded
+  rules takes the second branch: rule by rule, as `engine.decide` does it. Both answer exactly as `decide`
+  (tests/integration/test_eligibility.py).
 - A missing date satisfies no limit. Held records are taken out by an anti-join with the materialised members.
 - A special record with a suspension, its own or its aggregation's, is kept: its days count from the cutoff of
   each rule, which only `decide` knows so far. Whoever writes a suspension marks the records special.
@@ -56,6 +57,8 @@ class DueRecord:
 def due(conn: Connection, schedule: Schedule, as_of: date) -> list[DueClass]:
     """Per class, how many records and bytes are due on `as_of` and not held; in the order of the schedule."""
     rows = {row.class_id: row for row in engine.limits(schedule, as_of)}
+    # The planner takes most of the table for due, and then thinks that workers would only hand rows over.
+    conn.execute("SET LOCAL parallel_tuple_cost = 0.001")
     counted = conn.execute(
         statement(conn, schedule, as_of)
         + sql.SQL("SELECT c.class_id, count(*), sum(d.bytes)::bigint FROM due d JOIN classes c USING (class_key) ")
@@ -85,21 +88,19 @@ def statement(conn: Connection, schedule: Schedule, as_of: date) -> sql.Composed
     classes: dict[str, int] = dict(conn.execute("SELECT class_id, class_key FROM classes").fetchall())
     kinds: dict[str, int] = dict(conn.execute("SELECT kind, ordinal FROM trigger_kinds").fetchall())
     rows = [row for row in engine.limits(schedule, as_of) if row.class_id in classes]
-    folded = [row for row in rows if not row.guarded and len(row.events) <= SLOTS]
     return _DUE.format(
-        **_folded(folded, classes, kinds),
+        **_folded(rows, classes, kinds),
         **_by_rule(schedule, as_of, classes, kinds),
-        guarded_keys=sql.Literal([classes[row.class_id] for row in rows if row not in folded]),
-        reached=_reached(folded, kinds),
+        reached=_reached(rows, kinds),
         as_of=sql.Literal(as_of),
     )
 
 
-def _reached(folded: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composable:
+def _reached(rows: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composable:
     """A condition on `dates` that every subject meets whose events satisfy some limit: it keeps the hash of
     subjects as small as what is due."""
     latest: dict[int, date] = {}
-    for row in folded:
+    for row in rows:
         for key, limit in row.events.items():
             if limit is not None and key in kinds:
                 latest[kinds[key]] = max(limit, latest.get(kinds[key], limit))
@@ -109,7 +110,7 @@ def _reached(folded: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composa
 
 def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[str, int]) -> dict[str, sql.Literal]:
     """Columns of the main branch. `all`: what is not asked is satisfied by anything, infinity; `any`: by nothing."""
-    columns: dict[str, list[Any]] = {"class_keys": [], "anys": [], "evented": []}
+    columns: dict[str, list[Any]] = {"class_keys": [], "anys": [], "guarded": [], "evented": []}
     columns |= {name: [] for name in DATED}
     columns |= {f"{part}{slot}": [] for slot in range(SLOTS) for part in ("kind", "limit")}
     for row in rows:
@@ -117,11 +118,12 @@ def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[
         nothing = "-infinity" if any_one else "infinity"
         columns["class_keys"].append(classes[row.class_id])
         columns["anys"].append(any_one)
+        columns["guarded"].append(bool(row.guarded) or len(row.events) > SLOTS)
         columns["evented"].append(bool(row.events))
         for name in DATED:
             columns[name].append(_limit(row.dated[name]) if name in row.dated else nothing)
         events = [(kinds.get(key), _limit(limit)) for key, limit in row.events.items()]
-        for slot, (kind, limit) in enumerate(events + [(None, nothing)] * (SLOTS - len(events))):
+        for slot, (kind, limit) in enumerate((events + [(None, nothing)] * SLOTS)[:SLOTS]):
             columns[f"kind{slot}"].append(kind)
             columns[f"limit{slot}"].append(limit)
     return {name: sql.Literal(values) for name, values in columns.items()}
@@ -182,32 +184,32 @@ def _condition(condition: Condition, code: Any) -> tuple[Any, ...]:
 
 
 _DUE = sql.SQL("""
-WITH limits AS MATERIALIZED (
-    SELECT * FROM unnest(
-        {class_keys}::smallint[], {anys}::boolean[], {evented}::boolean[],
-        {received}::date[], {document_date}::date[], {modified}::date[], {tagged}::date[],
-        {kind0}::smallint[], {limit0}::date[], {kind1}::smallint[], {limit1}::date[],
-        {kind2}::smallint[], {limit2}::date[])
-    AS l (class_key, any_one, evented, received, document_date, modified, tagged,
-          kind0, limit0, kind1, limit1, kind2, limit2)
-), subjects AS (
-    SELECT subject_id, dates FROM current_triggers WHERE {reached}
-), plain AS (
-    SELECT r.record_id, r.class_key, r.bytes
+WITH scanned AS MATERIALIZED (
+    SELECT r.record_id, r.class_key, r.bytes, r.aggregation_id, r.received, r.document_date, r.modified, r.tagged,
+           r.special, r.special OR l.guarded AS second
       FROM records r
-      JOIN limits l ON l.class_key = r.class_key
+      JOIN unnest(
+             {class_keys}::smallint[], {anys}::boolean[], {guarded}::boolean[], {evented}::boolean[],
+             {received}::date[], {document_date}::date[], {modified}::date[], {tagged}::date[],
+             {kind0}::smallint[], {limit0}::date[], {kind1}::smallint[], {limit1}::date[],
+             {kind2}::smallint[], {limit2}::date[])
+        AS l (class_key, any_one, guarded, evented, received, document_date, modified, tagged,
+              kind0, limit0, kind1, limit1, kind2, limit2)
+        ON l.class_key = r.class_key
        AND (l.any_one OR (r.received <= l.received
                           AND coalesce(r.document_date, 'infinity') <= l.document_date
                           AND coalesce(r.modified, 'infinity') <= l.modified
                           AND coalesce(r.tagged, 'infinity') <= l.tagged))
-      LEFT JOIN subjects s ON s.subject_id = r.aggregation_id AND l.evented
-     WHERE r.state = 1 AND NOT r.special
-       AND CASE WHEN l.any_one THEN
+      LEFT JOIN (SELECT subject_id, dates FROM current_triggers WHERE {reached}) AS s
+        ON s.subject_id = r.aggregation_id AND l.evented
+     WHERE r.state = 1
+       AND CASE WHEN r.special OR l.guarded THEN true
+                WHEN l.any_one THEN
                 coalesce(r.received <= l.received OR r.document_date <= l.document_date
                          OR r.modified <= l.modified OR r.tagged <= l.tagged
                          OR s.dates[l.kind0] <= l.limit0 OR s.dates[l.kind1] <= l.limit1
                          OR s.dates[l.kind2] <= l.limit2, false)
-           ELSE NOT l.evented
+                ELSE NOT l.evented
                 OR (coalesce(s.dates[l.kind0], 'infinity') <= l.limit0
                     AND coalesce(s.dates[l.kind1], 'infinity') <= l.limit1
                     AND coalesce(s.dates[l.kind2], 'infinity') <= l.limit2)
@@ -222,26 +224,32 @@ WITH limits AS MATERIALIZED (
         {when_months}::integer[], {when_days}::integer[]) AS w (rule_no, a, how, b, months, days)
 ), replacements AS MATERIALIZED (
     SELECT * FROM unnest({replaced}::integer[], {replacing}::integer[]) AS p (rule_no, by_no)
-), subject_facts AS (
+), facts AS MATERIALIZED (
     SELECT r.record_id, r.class_key, r.bytes, r.special,
-           ARRAY[r.received, r.document_date, r.modified, r.tagged] || CASE
-             WHEN NOT r.special OR own.dates IS NULL THEN whole.dates
-             WHEN whole.dates IS NULL THEN own.dates
-             ELSE ARRAY(SELECT CASE WHEN k.kind LIKE '%:first' THEN least(own.dates[i], whole.dates[i])
-                                    ELSE greatest(own.dates[i], whole.dates[i]) END
-                          FROM generate_series(1, greatest(cardinality(own.dates), cardinality(whole.dates))) AS i
+           ARRAY[r.received, r.document_date, r.modified, r.tagged] AS dates,
+           CASE WHEN r.special
+                THEN (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.record_id) END AS own,
+           (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.aggregation_id) AS whole
+      FROM scanned r
+     WHERE r.second
+       AND NOT EXISTS (SELECT FROM suspensions u WHERE u.subject_id = r.record_id)
+       AND NOT EXISTS (SELECT FROM suspensions u WHERE u.subject_id = r.aggregation_id)
+), merged AS MATERIALIZED (
+    SELECT record_id, class_key, bytes, special, dates || CASE
+             WHEN own IS NULL THEN whole
+             WHEN whole IS NULL THEN own
+             ELSE ARRAY(SELECT CASE WHEN k.kind LIKE '%:first' THEN least(own[i], whole[i])
+                                    ELSE greatest(own[i], whole[i]) END
+                          FROM generate_series(1, greatest(cardinality(own), cardinality(whole))) AS i
                           LEFT JOIN trigger_kinds k ON k.ordinal = i ORDER BY i) END AS dates
-      FROM records r
-      LEFT JOIN current_triggers own ON r.special AND own.subject_id = r.record_id
-      LEFT JOIN current_triggers whole ON whole.subject_id = r.aggregation_id
-     WHERE r.state = 1 AND (r.special OR r.class_key = ANY ({guarded_keys}::smallint[]))
-       AND NOT (r.special AND EXISTS (SELECT FROM suspensions u WHERE u.subject_id IN (r.record_id, r.aggregation_id)))
+      FROM facts
 ), memberships AS (
-    SELECT record_id, class_key, dates FROM subject_facts
+    SELECT record_id, class_key AS home, bytes, class_key, dates FROM merged
     UNION ALL
-    SELECT f.record_id, m.class_key, f.dates FROM subject_facts f JOIN record_labels m USING (record_id) WHERE f.special
-), judged AS MATERIALIZED (
-    SELECT f.record_id, f.class_key, u.rule_no, u.any_one,
+    SELECT f.record_id, f.class_key, f.bytes, m.class_key, f.dates
+      FROM merged f JOIN record_labels m USING (record_id) WHERE f.special
+), judged AS (
+    SELECT f.record_id, f.home, f.bytes, f.class_key, u.rule_no, u.any_one,
            coalesce(f.dates[u.code] < u.triggers_from OR f.dates[u.code] > u.triggers_until, false) AS outside,
            f.dates[u.code] IS NULL AND (u.triggers_from IS NOT NULL OR u.triggers_until IS NOT NULL) AS unsure,
            coalesce(f.dates[u.code] <= u.latest, false)
@@ -258,25 +266,25 @@ WITH limits AS MATERIALIZED (
                                    AS moved (shifted)
                      WHERE w.rule_no = u.rule_no) AS x) AS applies
       FROM memberships f LEFT JOIN rules u USING (class_key)
-), live AS (
-    SELECT j.*, j.rule_no IS NOT NULL AND NOT j.outside AND j.applies IS NOT FALSE
-                AND NOT (j.any_one AND j.applies IS NULL)
-                AND NOT EXISTS (SELECT FROM replacements p JOIN judged o ON o.rule_no = p.by_no
-                                 WHERE p.rule_no = j.rule_no AND o.record_id = j.record_id
-                                   AND o.class_key = j.class_key
-                                   AND o.applies AND NOT o.outside AND NOT o.unsure) AS counts
+), beside AS (
+    SELECT j.*, array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside AND NOT j.unsure)
+                  OVER (PARTITION BY j.record_id, j.class_key) AS certain
       FROM judged j
+), live AS (
+    SELECT b.*, b.rule_no IS NOT NULL AND NOT b.outside AND b.applies IS NOT FALSE
+                AND NOT (b.any_one AND b.applies IS NULL)
+                AND NOT EXISTS (SELECT FROM replacements p WHERE p.rule_no = b.rule_no AND p.by_no = ANY (b.certain))
+                AS counts
+      FROM beside b
 ), per_class AS (
-    SELECT record_id, class_key,
+    SELECT record_id, home, bytes,
            coalesce(CASE WHEN bool_or(any_one) THEN bool_or(satisfied) FILTER (WHERE counts)
                          ELSE bool_and(satisfied) FILTER (WHERE counts) END, false) AS is_due
-      FROM live GROUP BY record_id, class_key
-), special AS (
-    SELECT r.record_id, r.class_key, r.bytes
-      FROM (SELECT record_id FROM per_class GROUP BY record_id HAVING bool_and(is_due)) AS p
-      JOIN records r USING (record_id)
+      FROM live GROUP BY record_id, home, bytes, class_key
 ), candidates AS (
-    SELECT * FROM plain UNION ALL SELECT * FROM special
+    SELECT record_id, class_key, bytes FROM scanned WHERE NOT second
+    UNION ALL
+    SELECT record_id, home, bytes FROM per_class GROUP BY record_id, home, bytes HAVING bool_and(is_due)
 ), due AS (
     SELECT d.record_id, d.class_key, d.bytes FROM candidates d
      WHERE NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = d.record_id)

@@ -447,7 +447,8 @@ class ClassLimits:
     `trigger date <= limit`, a missing date satisfying none; under `any` if it satisfies one. A limit of None
     is never satisfied; a trigger that is not here asks for nothing; no limit at all makes nothing due.
     Where `guarded` is filled the class has rules that apply to some records only; then it alone decides,
-    rule by rule, in the second branch.
+    rule by rule, in the second branch, and the limits are what the rules that always apply ask under `all`:
+    necessary, not sufficient.
     """
 
     class_id: str
@@ -504,23 +505,15 @@ def _class_limits(
     action = max((rule.action for rule in in_force), key=lambda a: STRENGTH[a])
     counted = as_of - timedelta(suspended)
     blocks = known.combine is Combine.ANY and any(rule.not_before for rule in in_force)
+    guarded: tuple[GuardedLimit, ...] = ()
+    folding = in_force
     if not fold or blocks or not all(rule.plain for rule in in_force):
-        guarded = tuple(
-            GuardedLimit(
-                rule.id,
-                rule.trigger,
-                limit(rule, schedule, counted),
-                rule.not_before,
-                rule.triggers_from,
-                rule.triggers_until,
-                rule.when,
-                tuple(other.id for other in in_force if rule.id in other.replaces),
-            )
-            for rule in in_force
-        )
-        return ClassLimits(known.id, known.combine, action, {}, {}, guarded, unverified)
+        guarded = tuple(_guarded(rule, in_force, schedule, counted) for rule in in_force)
+        replaced = {other for rule in in_force for other in rule.replaces}
+        always = [rule for rule in in_force if rule.plain and rule.id not in replaced]
+        folding = always if known.combine is Combine.ALL else []
     asked: list[tuple[Trigger, date | None]] = []
-    for rule in in_force:
+    for rule in folding:
         asked.append((rule.trigger, limit(rule, schedule, counted)))
         if rule.not_before is not None:  # only under `all` here: one more event that must be there
             asked.append((rule.not_before, as_of))
@@ -529,7 +522,20 @@ def _class_limits(
         folded[trigger] = _fold(known.combine, folded[trigger], latest) if trigger in folded else latest
     dated = {trigger.name: day for trigger, day in folded.items() if not trigger.event}
     events = {trigger.key: day for trigger, day in folded.items() if trigger.event}
-    return ClassLimits(known.id, known.combine, action, dated, events, (), unverified)
+    return ClassLimits(known.id, known.combine, action, dated, events, guarded, unverified)
+
+
+def _guarded(rule: Rule, in_force: list[Rule], schedule: Schedule, counted: date) -> GuardedLimit:
+    return GuardedLimit(
+        rule_id=rule.id,
+        trigger=rule.trigger,
+        limit=limit(rule, schedule, counted),
+        not_before=rule.not_before,
+        triggers_from=rule.triggers_from,
+        triggers_until=rule.triggers_until,
+        when=rule.when,
+        replaced_by=tuple(other.id for other in in_force if rule.id in other.replaces),
+    )
 
 
 def _fold(combine: Combine, one: date | None, other: date | None) -> date | None:
