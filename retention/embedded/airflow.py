@@ -48,6 +48,15 @@ COMPONENTS = {
 }
 _START_SECONDS = 180.0
 
+# What would bury the rest of the log: a line for each heartbeat and each look at a page, and a traceback for
+# each look at the log of a task that runs (for the log server that is not there; the file is read all the same).
+_LESS_SAID = (
+    "http.access=WARNING",
+    "airflow.models.dag=WARNING",
+    "airflow.serialization.definitions.dag=WARNING",
+    "airflow.utils.log.file_task_handler=CRITICAL",
+)
+
 
 def home(root: Path) -> Path:
     """AIRFLOW_HOME of the workspace."""
@@ -253,9 +262,7 @@ def _settings(root: Path, services: state.Services, site: state.Airflow, externa
             "dag_processor_child_process_log_directory": str(logs / "dag_processor"),
             "logging_level": "INFO",
             "uvicorn_logging_level": "WARNING",
-            "colored_console_log": "False",
-            "file_task_handler_new_folder_permissions": "0o700",
-            "file_task_handler_new_file_permissions": "0o600",
+            "namespace_levels": " ".join(_LESS_SAID),
         },
         "api": {
             "host": "127.0.0.1",

@@ -98,7 +98,7 @@ def start(root: Path, services: state.Services, say: Callable[[str], None]) -> s
     if daemon is None:
         _initialise(root, wanted)
         _stop_leftovers(root)
-        processes.require_free("PostgreSQL", [wanted.port], root / state.FILE)
+        processes.require_free("PostgreSQL", "postgres", wanted.port, root / state.FILE)
         processes.write_private(data_folder(root) / "muniment.conf", _SETTINGS.format(port=wanted.port))
         daemon = _launch(root)
         try:

@@ -203,15 +203,14 @@ def is_free(port: int) -> bool:
         return True
 
 
-def require_free(service: str, ports: Iterable[int], state_file: Path) -> None:
-    """Raise ServiceUnavailable that names the port, who has it, and what to do, unless all are free."""
-    for port in ports:
-        if not is_free(port):
-            raise ServiceUnavailable(
-                f"{service}: port {port} on 127.0.0.1 is its own (chosen once, kept in {state_file}), but "
-                f"{_listener(port)} has it. Stop that program, then run `muniment up` again; nothing of "
-                f"{service} was changed."
-            )
+def require_free(service: str, section: str, port: int, state_file: Path) -> None:
+    """Raise ServiceUnavailable that names the port, who has it, and what to do, unless it is free."""
+    if not is_free(port):
+        raise ServiceUnavailable(
+            f"{service}: port {port} on 127.0.0.1 is its own (chosen once, kept in {state_file}), but "
+            f"{_listener(port)} has it. Stop that program, or change `port` under `{section}` in that file to one "
+            f"that is free; then run `muniment up` again. Nothing of {service} was changed."
+        )
 
 
 def _listener(port: int) -> str:

@@ -76,8 +76,8 @@ def start(root: Path, services: state.Services, say: Callable[[str], None]) -> s
     if daemon is None:
         _prepare(root, wanted)
         _stop_leftovers(root, wanted)
-        listening = [*wanted.ports, *(port + processes.GRPC_OFFSET for port in wanted.ports)]
-        processes.require_free("SeaweedFS", listening, root / state.FILE)
+        processes.require_free("SeaweedFS", "s3", wanted.port, root / state.FILE)
+        services, wanted = state.with_free_inner_ports(services, wanted)
         daemon = _launch(root, wanted)
         try:
             _wait_ready(root, wanted, daemon)
@@ -96,11 +96,13 @@ def start(root: Path, services: state.Services, say: Callable[[str], None]) -> s
 
 def stop(root: Path) -> None:
     """Let it finish what it writes, then no process is left."""
-    services = state.load(root)
     family = processes.family(running(root))
     left = processes.end(family, (signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0))
-    if services and services.s3:
-        left += _stop_leftovers(root, services.s3)
+    try:
+        services = state.load(root)
+    except UsageError:
+        services = None  # to stop, no password is needed; `up` will say what is wrong with the file
+    left += _stop_leftovers(root, services.s3 if services else None)
     if left:
         raise ServiceUnavailable(
             f"SeaweedFS in {root}: process {left[0].pid} does not end, not even by SIGKILL (a disk that does not "
@@ -190,7 +192,12 @@ def _prepare(root: Path, wanted: state.S3) -> None:
 
 def _launch(root: Path, wanted: state.S3) -> processes.Daemon:
     argv = [_program(), "-logtostderr=true", "mini", f"-dir={data_folder(root).resolve()}"]
-    argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={wanted.port}"]
+    argv += [
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-s3.port={wanted.port}",
+        f"-s3.port.grpc={wanted.grpc_ports['s3']}",
+    ]
     argv += [f"-master.port={wanted.master_port}", f"-volume.port={wanted.volume_port}"]
     argv += [f"-filer.port={wanted.filer_port}", f"-admin.port={wanted.admin_port}"]
     argv += ["-disableHttp", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
@@ -209,10 +216,9 @@ def _launch(root: Path, wanted: state.S3) -> processes.Daemon:
     return processes.launch(argv, pid_file=_pid_file(root), log=log_file(root), cwd=folder(root), env=environment)
 
 
-def _stop_leftovers(root: Path, wanted: state.S3) -> list[psutil.Process]:
+def _stop_leftovers(root: Path, wanted: state.S3 | None) -> list[psutil.Process]:
     left = processes.end(processes.marked(root, SERVICE), (signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0))
-    for name in ("master", "volume", "filer", "s3", "admin"):
-        port = getattr(wanted, f"{name}_port", wanted.port) + processes.GRPC_OFFSET
+    for name, port in (wanted.grpc_ports if wanted else {}).items():
         # It makes these in /tmp whatever it is told, and a killed one leaves them.
         with contextlib.suppress(FileNotFoundError, PermissionError):
             Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock").unlink()  # noqa: S108 -- its place, not ours

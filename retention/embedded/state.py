@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from retention.embedded.processes import free_ports, write_private
+from retention.embedded.processes import GRPC_OFFSET, free_ports, is_free, write_private
 from retention.errors import UsageError
 
 FILE = "services.json"
@@ -41,7 +41,8 @@ class Postgres:
 
 @dataclass(frozen=True, slots=True)
 class S3:
-    """The embedded object store. Only `port` is for clients; the others are its own inner servers."""
+    """The embedded object store. Only `port` is for clients, and only that one is the same for ever: no data
+    names the ports of the inner servers, so they move when another program has got one of them."""
 
     port: int
     master_port: int
@@ -51,11 +52,23 @@ class S3:
     access_key: str
     secret_key: str = field(repr=False)
     bucket: str = "muniment"
+    s3_grpc_port: int = 0  # 0: GRPC_OFFSET above `port`, as the inner servers have theirs
     initialised: bool = False
 
     @property
     def ports(self) -> tuple[int, ...]:
-        return self.port, self.master_port, self.volume_port, self.filer_port, self.admin_port
+        return self.port, *self.inner_ports
+
+    @property
+    def inner_ports(self) -> tuple[int, ...]:
+        return self.master_port, self.volume_port, self.filer_port, self.admin_port
+
+    @property
+    def grpc_ports(self) -> dict[str, int]:
+        """By the name of the server; GRPC_OFFSET above its own port, but for S3, whose own port never moves."""
+        inner = zip(("master", "volume", "filer", "admin"), self.inner_ports, strict=True)
+        mine = self.s3_grpc_port or self.port + GRPC_OFFSET
+        return {name: port + GRPC_OFFSET for name, port in inner} | {"s3": mine}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +194,17 @@ def with_s3(services: Services) -> tuple[Services, S3]:
         services = save(replace(services, s3=fresh))
     assert services.s3 is not None
     return services, services.s3
+
+
+def with_free_inner_ports(services: Services, store: S3) -> tuple[Services, S3]:
+    """The services with other inner ports for the object store, saved, if one of them is taken by now."""
+    if not all(is_free(port) for port in (*store.inner_ports, *store.grpc_ports.values())):
+        master, volume, filer, admin, grpc = free_ports(5, services.ports)
+        store = replace(
+            store, master_port=master, volume_port=volume, filer_port=filer, admin_port=admin, s3_grpc_port=grpc
+        )
+        services = save(replace(services, s3=store))
+    return services, store
 
 
 def _password() -> str:

@@ -5,6 +5,7 @@ The tests of this module share a workspace and leave it running for the next one
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -269,22 +270,52 @@ def test_a_service_that_hangs_is_unhealthy_and_not_called_running(root: Path) ->
         os.kill(store, signal.SIGCONT)
 
 
+@contextlib.contextmanager
+def thief(port: int) -> Iterator[None]:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        yield
+
+
 def test_a_port_that_another_program_took_is_said_and_nothing_is_touched(
     root: Path, services: embedded.Services
 ) -> None:
     assert services.postgres and services.s3
     embedded.down(root)
-    for name, port in (("PostgreSQL", services.postgres.port), ("SeaweedFS", services.s3.filer_port)):
-        with socket.socket() as thief:
-            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            thief.bind(("127.0.0.1", port))
-            thief.listen()
-            with pytest.raises(ServiceUnavailable) as caught:
-                embedded.up(root, environ={})
+    for name, port in (("PostgreSQL", services.postgres.port), ("SeaweedFS", services.s3.port)):
+        with thief(port), pytest.raises(ServiceUnavailable) as caught:
+            embedded.up(root, environ={})
         assert f"{name}: port {port}" in str(caught.value)
         assert f"process {os.getpid()}" in str(caught.value)
         assert state.load(root) == services
     assert embedded.up(root, environ={}) == services
+
+
+def test_the_inner_ports_of_the_store_move_and_nothing_is_lost(root: Path, services: embedded.Services) -> None:
+    assert services.s3
+    until = datetime.now(UTC) + timedelta(days=1)
+    versions = [
+        seaweedfs.client(services.s3).put_object(
+            Bucket="muniment",
+            Key=f"moved/{number}",
+            Body=bytes([number]) * 100_000,
+            ObjectLockMode="COMPLIANCE",
+            ObjectLockRetainUntilDate=until,
+        )["VersionId"]
+        for number in range(5)
+    ]
+    embedded.down(root)
+    with thief(services.s3.filer_port + processes.GRPC_OFFSET):
+        after = embedded.up(root, environ={})
+        assert after.vault_url == services.vault_url
+        assert after.s3 and not set(after.s3.inner_ports) & set(services.s3.inner_ports)
+        for number, version in enumerate(versions):
+            key = f"moved/{number}"
+            found = seaweedfs.client(after.s3).get_object(Bucket="muniment", Key=key, VersionId=version)
+            assert found["Body"].read() == bytes([number]) * 100_000
+            assert refuses_deletion(after, key, version)
 
 
 def test_a_user_namespace_that_is_forbidden_is_said_with_the_way_out() -> None:
@@ -384,7 +415,9 @@ def test_up_that_was_killed_is_gone_on_with(moment: str) -> None:
 def test_a_state_file_of_another_workspace_is_not_accepted(root: Path, services: embedded.Services) -> None:
     kept = (root / state.FILE).read_text()
     assert services.postgres
-    embedded.down(root)
+    processes.write_private(root / state.FILE, "broken")
+    embedded.down(root)  # needs no password
+    assert strays(root) == []
     processes.write_private(root / state.FILE, kept.replace(services.postgres.superuser_password, "x" * 43))
     try:
         with pytest.raises(UsageError, match="does not accept the password"):

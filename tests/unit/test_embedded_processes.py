@@ -115,12 +115,12 @@ def test_a_taken_port_is_said_with_its_owner_and_the_next_step(tmp_path: Path) -
         listener.listen()
         port = listener.getsockname()[1]
         with pytest.raises(ServiceUnavailable) as caught:
-            processes.require_free("PostgreSQL", [port], tmp_path / "services.json")
+            processes.require_free("PostgreSQL", "postgres", port, tmp_path / "services.json")
     message = str(caught.value)
     assert f"port {port}" in message
     assert f"process {os.getpid()}" in message
     assert "Stop that program" in message
-    processes.require_free("PostgreSQL", [port], tmp_path / "services.json")
+    processes.require_free("PostgreSQL", "postgres", port, tmp_path / "services.json")
 
 
 def test_the_lock_lets_one_in_at_a_time(tmp_path: Path) -> None:
