@@ -55,12 +55,6 @@ def listed(of: SourceConfig) -> tuple[list[str], list[tuple[str, Why]]]:
     return places, [(item.place, item.why) for item in left]
 
 
-def test_every_page_of_a_listing_is_read(bucket: Any) -> None:
-    for number in range(1_003):  # one more page than S3 gives at once
-        bucket.put_object(Key=f"in/{number:04}", Body=b"x")
-    assert listed(config())[0] == [f"in/{number:04}" for number in range(1_003)]
-
-
 def test_prefix_is_a_folder_or_an_object_never_a_neighbour(bucket: Any) -> None:
     for key in ("in", "in/a", "in/b/c", "in2/x", "inner"):
         bucket.put_object(Key=key, Body=b"x")
