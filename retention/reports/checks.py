@@ -1,0 +1,341 @@
+"""What must hold, and whether it does: red, amber or green, in words.
+
+Rules of this module:
+- Pure: values in, checks out; `now` is a parameter.
+- Silence is failure (docs/design.md, invariant 7): what did not run, or skipped something, is red.
+- Red is broken or overdue, and fails the command. Amber waits for a decision that a person owes, or for work
+  that is under way. A check that found nothing to do still says what it looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from retention.reports.model import (
+    Check,
+    ClassDue,
+    ClassHeld,
+    Figure,
+    Intake,
+    LedgerPart,
+    RunStates,
+    SchedulePart,
+    Source,
+    Status,
+    Written,
+)
+
+BACKLOG = timedelta(hours=24)  # requirements: a queue of locks older than this is red
+OPEN_RUN = timedelta(hours=24)  # a run that is still open after this will not end by itself
+FIXITY_PERIOD = timedelta(days=90)  # every object is read at least once in this period
+
+RED, AMBER, GREEN = Status.RED, Status.AMBER, Status.GREEN
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the checks look at."""
+
+    now: datetime
+    schedule: SchedulePart | None
+    held: Sequence[ClassHeld]
+    due: Sequence[ClassDue]
+    due_total: Figure
+    unscheduled_total: Figure
+    quarantined: Figure
+    intake: Intake
+    documents: Mapping[str, Figure]  # outcome -> list
+    sources: Sequence[Source]
+    runs: RunStates
+    never_ran: Figure | None  # None where no source file was given to compare with
+    written: Sequence[Written]
+    locks_waiting: Figure
+    locks_oldest: datetime | None
+    locks_failed: int
+    unlocked: Figure
+    ledger: LedgerPart
+    defects: Mapping[str, Figure]
+    disagreeing: Sequence[str]  # lists whose length is not the number that they stand behind
+
+
+def check(facts: Facts) -> tuple[Check, ...]:
+    """Every check, worst first; within a colour in a fixed order."""
+    every = (
+        _schedule,
+        _ingestion,
+        _never_ran,
+        _interrupted,
+        _open_runs,
+        _accounts,
+        _fixity,
+        _contents,
+        _locks,
+        _unlocked,
+        _ledger,
+        _entries,
+        _events,
+        _keys,
+        _lists,
+        _quarantine,
+        _due,
+        _unscheduled,
+        _deferred,
+        _descriptions,
+    )
+    order = list(Status)
+    found = [made for one in every if (made := one(facts)) is not None]
+    return tuple(sorted(found, key=lambda made: order.index(made.status)))
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """'1 record', '1,234 records'."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def long_date(day: date) -> str:
+    """22 November 2026."""
+    return f"{day.day} {day:%B %Y}"
+
+
+def instant(when: datetime) -> str:
+    """22 November 2026, 09:30 UTC."""
+    return f"{long_date(when.astimezone(UTC))}, {when.astimezone(UTC):%H:%M} UTC"
+
+
+# ---------------------------------------------------------------- one check each
+
+
+def _schedule(facts: Facts) -> Check:
+    found = facts.schedule
+    if found is None:
+        said = "No schedule was ever loaded, so nothing can become due."
+        return Check("schedule", RED, "Retention schedule", said, "Load one: muniment schedule load FILE.")
+    said = (
+        f"Version {found.version} is in force, loaded {instant(found.loaded_at)}: "
+        f"{count(found.classes, 'class', 'classes')}, {count(found.rules, 'rule')}."
+    )
+    if not found.unverified:
+        return Check("schedule", GREEN, "Retention schedule", said)
+    said += f" {count(found.unverified, 'rule')} not verified: they propose and never destroy."
+    return Check(
+        "schedule", AMBER, "Retention schedule", said, "Have counsel check the citations, then say so in the schedule."
+    )
+
+
+def _ingestion(facts: Facts) -> Check:
+    title = "Ingestion"
+    if not facts.sources:
+        figure = Figure(facts.intake.runs.value, facts.intake.runs.listing)
+        return Check("ingestion", RED, title, "No run of ingestion is on record.", "Run muniment ingest.", figure)
+    last = max(source.last_started for source in facts.sources)
+    runs, of = count(facts.intake.runs.value, "run"), count(len(facts.sources), "source")
+    said = f"{runs} of {of}; the last began {instant(last)}."
+    return Check("ingestion", GREEN, title, said, figure=facts.intake.runs)
+
+
+def _never_ran(facts: Facts) -> Check | None:
+    title, figure = "Sources that never ran", facts.never_ran
+    if figure is None:
+        return None
+    if figure.value:
+        said = f"{count(figure.value, 'source')} of the source file never ran."
+        return Check("never-ran", RED, title, said, "Run them: muniment ingest --source NAME.", figure)
+    return Check("never-ran", GREEN, title, "None: every source of the source file has run.", figure=figure)
+
+
+def _interrupted(facts: Facts) -> Check:
+    title, figure = "Interrupted runs", facts.runs.interrupted
+    if figure.value:
+        said = f"{count(figure.value, 'run')} ended before the end, and no later run of the same source was whole."
+        return Check("interrupted", RED, title, said, "Run the same source again: it goes on where it stopped.", figure)
+    return Check("interrupted", GREEN, title, "None, or made good by a later run of the same source.", figure=figure)
+
+
+def _open_runs(facts: Facts) -> Check:
+    title, figure, oldest = "Runs still open", facts.runs.running, facts.runs.oldest_running
+    if oldest is None:
+        return Check("open-runs", GREEN, title, "None.", figure=figure)
+    said = f"{count(figure.value, 'run')} not ended; the oldest began {instant(oldest)}."
+    if facts.now - oldest > OPEN_RUN:
+        then = "It will not end by itself. Run its source again: that closes it and goes on."
+        return Check("open-runs", RED, title, said, then, figure)
+    return Check("open-runs", AMBER, title, said, "Make the report again when it has ended.", figure)
+
+
+def _accounts(facts: Facts) -> Check:
+    title, intake = "Every document accounted for", facts.intake
+    listed = {outcome: facts.documents[outcome].value for outcome in ("admitted", "quarantined", "rejected")}
+    counted = {
+        "admitted": intake.admitted.value,
+        "quarantined": intake.quarantined.value,
+        "rejected": intake.rejected.value,
+    }
+    if facts.runs.missing.value:
+        said = f"{count(facts.runs.missing.value, 'document')} discovered by interrupted runs and in no list."
+        return Check("accounts", RED, title, said, "Run their sources again.", facts.runs.missing)
+    if wrong := [outcome for outcome in listed if listed[outcome] != counted[outcome]]:
+        said = "; ".join(
+            f"{outcome}: runs say {counted[outcome]:,}, lists hold {listed[outcome]:,}" for outcome in wrong
+        )
+        return Check(
+            "accounts", RED, title, f"{said}.", "Compare with the signed reconciliations.", facts.documents[wrong[0]]
+        )
+    said = (
+        f"{intake.discovered.value:,} discovered = {intake.admitted.value:,} admitted + "
+        f"{intake.quarantined.value:,} quarantined + {intake.rejected.value:,} rejected + "
+        f"{intake.known.value:,} already known."
+    )
+    if intake.missing.value:
+        said += f" {count(intake.missing.value, 'document')} missing from interrupted runs came in with later ones."
+    return Check("accounts", GREEN, title, said, figure=intake.discovered)
+
+
+def _fixity(facts: Facts) -> Check:
+    title = "Fixity of what was written"
+    objects = sum(part.objects.value for part in facts.written)
+    oldest = min(
+        (part for part in facts.written if part.oldest), key=lambda part: part.oldest or facts.now, default=None
+    )
+    if oldest is None or oldest.oldest is None:
+        return Check("fixity", GREEN, title, "Nothing was written yet.")
+    said = f"{count(objects, 'object')} written, each read back; the oldest reading is of {instant(oldest.oldest)}."
+    if facts.now - oldest.oldest > FIXITY_PERIOD:
+        then = f"Read every object again at least every {FIXITY_PERIOD.days} days: muniment fixity run."
+        return Check("fixity", RED, title, said, then, oldest.objects)
+    return Check("fixity", GREEN, title, said, figure=oldest.objects)
+
+
+def _contents(facts: Facts) -> Check:
+    figure, title = facts.defects["no-content"], "Content of every record"
+    if figure.value:
+        said = f"{count(figure.value, 'record')} without an object in the vault."
+        return Check("contents", RED, title, said, "Heal from a replica or a recovery point.", figure)
+    return Check("contents", GREEN, title, "Every record that is held has its object in the vault.", figure=figure)
+
+
+def _locks(facts: Facts) -> Check:
+    title, waiting = "Locks that policy requires", facts.locks_waiting
+    if facts.locks_oldest is None:
+        return Check("locks", GREEN, title, "None waits: every lock was set and read back.", figure=waiting)
+    said = f"{count(waiting.value, 'lock')} not confirmed by the vault, the oldest since {instant(facts.locks_oldest)}."
+    if facts.locks_failed:
+        said += f" {facts.locks_failed:,} failed when last tried."
+    if facts.now - facts.locks_oldest > BACKLOG:
+        then = "The queue is older than 24 hours. See that the vault answers; the next run sets them."
+        return Check("locks", RED, title, said, then, waiting)
+    return Check("locks", AMBER, title, said, "The next run of ingestion sets them.", waiting)
+
+
+def _unlocked(facts: Facts) -> Check:
+    title, figure = "Classes that must be locked", facts.unlocked
+    if figure.value:
+        said = f"{count(figure.value, 'record')} of such classes for which no lock was ever asked."
+        return Check("unlocked", RED, title, said, "Their class became a locked one later: have the locks set.", figure)
+    return Check("unlocked", GREEN, title, "Every record of such a class has its lock, or waits for it.", figure=figure)
+
+
+def _entries(facts: Facts) -> Check:
+    title, figure = "Entries of the history", facts.defects["altered-events"]
+    if figure.value:
+        said = f"{count(figure.value, 'event')} whose bytes do not give their leaf hash."
+        return Check("entries", RED, title, said, _REWRITTEN, figure)
+    return Check("entries", GREEN, title, "The bytes of every event give its leaf hash.", figure=figure)
+
+
+_REWRITTEN = "The history was rewritten. Keep the database as it is and compare with the last checkpoint."
+
+
+def _ledger(facts: Facts) -> Check:
+    title, ledger = "Root of the history", facts.ledger
+    if ledger.root != ledger.recomputed:
+        said = f"Its root is {ledger.root[:16]}…, and its leaves give {ledger.recomputed[:16]}…."
+        return Check("ledger", RED, title, said, _REWRITTEN, ledger.size)
+    said = f"{count(ledger.size.value, 'event')}; hashed again from the first, they give the root {ledger.root[:16]}…."
+    return Check("ledger", GREEN, title, said, figure=ledger.size)
+
+
+def _events(facts: Facts) -> Check:
+    figure, title = facts.defects["no-event"], "An event for everything captured"
+    if figure.value:
+        said = f"{figure.value:,} records or documents without an event in the ledger."
+        return Check("events", RED, title, said, "They did not come in through Muniment. Find out how.", figure)
+    return Check("events", GREEN, title, "Every record and quarantined document has one.", figure=figure)
+
+
+def _keys(facts: Facts) -> Check:
+    figure, title = facts.defects["no-key"], "A key for everything captured"
+    if figure.value:
+        said = f"{figure.value:,} records or documents cannot be opened: their key is gone."
+        return Check("keys", RED, title, said, "Restore the catalog from before they were lost.", figure)
+    return Check("keys", GREEN, title, "Every record and quarantined document has one.", figure=figure)
+
+
+def _lists(facts: Facts) -> Check:
+    title = "Numbers and their lists"
+    if facts.disagreeing:
+        said = f"Other than the number that they stand behind: {', '.join(facts.disagreeing)}."
+        return Check("lists", RED, title, said, "Do not rely on these numbers; report the defect.")
+    return Check("lists", GREEN, title, "Every count of this report was compared with the length of its list.")
+
+
+def _quarantine(facts: Facts) -> Check:
+    figure, title = facts.quarantined, "Quarantine"
+    if not figure.value:
+        return Check("quarantine", GREEN, title, "Empty.", figure=figure)
+    said = f"{count(figure.value, 'document')} waiting for a decision."
+    return Check(
+        "quarantine", AMBER, title, said, "Look with muniment quarantine show ID, then release or reject.", figure
+    )
+
+
+def _due(facts: Facts) -> Check:
+    title, figure = "Due for disposition", facts.due_total
+    if facts.schedule is None:
+        return Check("due", RED, title, "Not decided: there is no schedule.", "Load one first.", figure)
+    if not figure.value:
+        return Check("due", GREEN, title, "Nothing is due.", figure=figure)
+    said = f"{count(figure.value, 'record')} in {count(len(facts.due), 'class', 'classes')}."
+    if unverified := [row for row in facts.due if row.unverified]:
+        said += f" In {count(len(unverified), 'class', 'classes')} a rule is not verified: nothing there is destroyed."
+    return Check("due", AMBER, title, said, "Review them; nothing is destroyed by this report.", figure)
+
+
+def _unscheduled(facts: Facts) -> Check:
+    title, figure = "Records without a retention rule", facts.unscheduled_total
+    if not figure.value:
+        return Check("unscheduled", GREEN, title, "None.", figure=figure)
+    classes = count(sum(bool(row.unscheduled) for row in facts.held), "class", "classes")
+    said = f"{count(figure.value, 'record')} in {classes}, kept for ever until one is given."
+    return Check("unscheduled", AMBER, title, said, "Give them a class, or the class a rule.", figure)
+
+
+def _deferred(facts: Facts) -> Check:
+    title, figure = "Documents left for the next run", facts.intake.deferred
+    if not figure.value:
+        return Check("deferred", GREEN, title, "None.", figure=figure)
+    said = f"{count(figure.value, 'document')} still being written when their source was listed, over all runs."
+    return Check("deferred", AMBER, title, said, "The next run takes them when they are complete.", figure)
+
+
+def _descriptions(facts: Facts) -> Check:
+    figure, title = facts.defects["undescribed"], "Descriptions"
+    if not figure.value:
+        return Check("descriptions", GREEN, title, "Everything captured can be found by title and text.", figure=figure)
+    said = f"{figure.value:,} records or documents cannot be found by title or text just now."
+    then = "They are rebuilt from the vault when Muniment is next opened; content is not affected."
+    return Check("descriptions", AMBER, title, said, then, figure)
+
+
+def summary(facts: Facts, as_of: str) -> str:
+    """The state of the archive in one breath."""
+    records = sum(row.records.value for row in facts.held)
+    parts = [
+        f"{count(records, 'record')} in {count(len(facts.held), 'class', 'classes')}",
+        f"{facts.due_total.value:,} due",
+        f"{facts.quarantined.value:,} in quarantine",
+    ]
+    if facts.unscheduled_total.value:
+        parts.append(f"{facts.unscheduled_total.value:,} without a retention rule")
+    return f"As of {as_of}: {'; '.join(parts)}."

@@ -1,0 +1,141 @@
+"""The report as one page that needs nothing but a browser: no script, no font, no request.
+
+Rules of this module:
+- Jinja2 with autoescape: whatever a title or a code holds, it is text.
+- Each number is a link to its list on the same page. A list is cut after ROWS rows; the cut is said, and the
+  whole list is the CSV file beside the page.
+- Status is said in words, colour comes second. Text of any direction is isolated (`bdi`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from retention.reports import charts
+from retention.reports.checks import count, instant, long_date
+from retention.reports.model import ClassHeld, CodeCount, ComplianceReport, Figure, Intake, Listing, Status
+
+ROWS = 200  # of a list on the page
+_BARS = 20  # of a chart
+
+STATUS_WORDS: Mapping[Status, tuple[str, str]] = {
+    Status.RED: ("Red", "must be mended"),
+    Status.AMBER: ("Amber", "waits for somebody"),
+    Status.GREEN: ("Green", "in order"),
+}
+
+
+def render(report: ComplianceReport, lists_folder: str) -> Iterator[str]:
+    """The page, in pieces. `lists_folder` is where the CSV files of cut lists are, beside the page."""
+    template = _environment().get_template("report.html.j2")
+    by_status = {status: [one for one in report.checks if one.status is status] for status in Status}
+    return template.generate(
+        report=report,
+        by_status=by_status,
+        status_words=STATUS_WORDS,
+        unscheduled=[row for row in report.held if row.unscheduled],
+        held_chart=_held_chart(report.held),
+        quarantine_chart=_quarantine_chart(report.quarantine),
+        days_chart=_days_chart(report.days, report.made_at.astimezone(ZoneInfo(report.timezone)).date()),
+        kinds=[kind for kind, _ in _KINDS],
+        lists=[(one, list(islice(one.rows(), ROWS))) for one in report.lists],
+        shown_rows=ROWS,
+        lists_folder=lists_folder,
+        id_columns=_ID_COLUMNS,
+        number_columns=_NUMBER_COLUMNS,
+    )
+
+
+_ID_COLUMNS = frozenset({"record", "document", "object", "run", "source", "subject", "parent", "made_good_by"}) | {
+    "sealed_sha256",
+    "account_sha256",
+}
+_NUMBER_COLUMNS = frozenset(
+    {"bytes", "sealed_bytes", "discovered", "admitted", "quarantined", "rejected", "known", "children"}
+) | {"deferred", "missing", "evaluated", "failed", "records", "events", "first", "last", "attempts", "batch", "item"}
+
+
+def _environment() -> Environment:
+    env = Environment(
+        loader=PackageLoader("retention", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "number": lambda number: f"{number:,}",
+        "size": size,
+        "day": long_date,
+        "instant": instant,
+        "count": count,
+        "titles": titles,
+        "words": lambda name: name.replace("_", " "),
+    }
+    return env
+
+
+def titles(found: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(language, direction, title), English first. A language that was not said is left to the browser."""
+    order = sorted(found.items(), key=lambda one: (one[0] != "en", one[0]))
+    rtl = {"ar", "fa", "he", "ur", "yi"}
+    return [("" if lang == "und" else lang, "rtl" if lang in rtl else "auto", text) for lang, text in order]
+
+
+def size(number: int) -> str:
+    """1.2 MB: decimal units, as disks are sold."""
+    value, unit = float(number), "bytes"
+    for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
+        if value < 1000 or unit == "PB":
+            break
+        value /= 1000
+    return f"{number:,} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
+def _held_chart(held: Iterable[ClassHeld]) -> str:
+    rows = list(held)
+    shown = [
+        charts.Bar(
+            row.class_id,
+            (titles(row.titles) or [("", "", "")])[0][2],
+            row.records.value,
+            f"{row.records.value:,}",
+            "amber" if row.unscheduled else "plain",
+        )
+        for row in rows[:_BARS]
+    ]
+    if rest := rows[_BARS:]:
+        number = sum(row.records.value for row in rest)
+        shown.append(charts.Bar(count(len(rest), "more class", "more classes"), "", number, f"{number:,}", "pale"))
+    return charts.bars("chart-held", "Records held, by class", shown)
+
+
+def _quarantine_chart(codes: Iterable[CodeCount]) -> str:
+    rows = [row for row in codes if row.severity != "warn"] or list(codes)
+    bars = [charts.Bar(r.code, "", r.documents.value, f"{r.documents.value:,}", "amber") for r in rows[:_BARS]]
+    return charts.bars("chart-quarantine", "Documents in quarantine, by finding", bars)
+
+
+_KINDS = (("admitted", "plain"), ("known", "pale"), ("quarantined", "amber"), ("rejected", "red"))
+
+
+def _days_chart(days: Iterable[Intake], last: date) -> str:
+    known = {row.day: row for row in days if row.day is not None}
+    columns = [
+        charts.Column(day, tuple((kind, _part(known.get(day), kind)) for kind, _ in _KINDS))
+        for day in charts.window(list(known), last)
+    ]
+    return charts.columns("chart-days", "Documents that came in, by day", columns)
+
+
+def _part(day: Intake | None, kind: str) -> int:
+    figure: Figure | None = getattr(day, kind) if day is not None else None
+    return figure.value if figure is not None else 0
+
+
+__all__ = ["ROWS", "STATUS_WORDS", "Listing", "render", "size", "titles"]
