@@ -34,7 +34,7 @@ _DUBLIN_CORE = {
 }
 
 
-_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["'](iso-8859-8-[ie])["']""", re.IGNORECASE)
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["']([\w.:-]+)["']""")
 MAX_RECODED = 64 * 1024 * 1024  # bytes
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,]\d+)?(Z|[+-]\d\d:?\d\d)?)?")
 _HARDENED: dict[str, Any] = {
@@ -64,7 +64,7 @@ def read(document: Document) -> Seen:
     room = document.limits.text_chars
     try:
         with document.path.open("rb") as file:
-            for element, piece in _pieces(_readable(file), seen):
+            for element, piece in _pieces(_readable(file, seen), seen):
                 if element is not None:
                     _dublin_core(element, piece, seen)
                 if piece := piece.strip():
@@ -184,12 +184,14 @@ def _check_doctype(docinfo: Any) -> None:
         raise UnsafeXmlError(f"its DOCTYPE declares entities: {', '.join(map(str, names[:5]))}")
 
 
-def _readable(file: BinaryIO) -> Any:
-    """`file`, or its text as UTF-8 where it declares the Hebrew encodings of RFC 1556, unknown to libxml2."""
+def _readable(file: BinaryIO, seen: Seen) -> Any:
+    """`file`, with the encodings of RFC 1556, which libxml2 lacks, under the name of their superset."""
     head = file.read(256)
     file.seek(0)
     declared = _DECLARED.match(head)
-    if declared is None:
+    label = declared[1].decode("ascii").lower() if declared else "utf-8"
+    seen.metadata["encoding"] = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else iana(label)
+    if declared is None or label not in {"iso-8859-8-i", "iso-8859-8-e"}:
         return file
     return io.BytesIO(file.read(MAX_RECODED).replace(declared[1], b"windows-1255", 1))
 
@@ -204,8 +206,6 @@ def _pieces(source: Any, seen: Seen) -> Iterator[tuple[Any, str]]:
             yield None, _drain(parent, element)
         else:
             seen.metadata["root"] = str(element.tag)
-            if encoding := element.getroottree().docinfo.encoding:
-                seen.metadata["encoding"] = iana(encoding)
 
 
 def _drain(parent: Any, until: Any) -> str:
