@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import TypeAlias
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retention import eligibility
 from retention.database import Connection
 from retention.embedded import Services
 from retention.engine import RecordFacts, decide, latest_eligible_trigger
-from retention.rules import Combine, Period, RecordClass, Rule, Schedule
+from retention.rules import Action, Authority, Combine, Condition, Period, RecordClass, Rule, Schedule, Trigger
 from retention.schedule import SAMPLE, load
 from tests.property.strategies import KINDS, days, rules
 
@@ -97,7 +98,7 @@ class Catalog:
 def schedules(draw: st.DrawFn) -> Schedule:
     def named(class_id: str, given: list[Rule], combine: Combine) -> RecordClass:
         some = [replace(rule, id=f"{class_id}{i}") for i, rule in enumerate(given)]
-        if len(some) > 1 and some[-1].when and combine is Combine.ALL and draw(st.booleans()):
+        if len(some) > 1 and some[-1].when and combine is Combine.ALL:
             some[-1] = replace(some[-1], replaces=(some[0].id,))
         return RecordClass(class_id, {"en": class_id}, tuple(some), combine=combine)
 
@@ -108,35 +109,35 @@ def schedules(draw: st.DrawFn) -> Schedule:
     return Schedule("d", "T", "UTC", (a, b, RecordClass("empty", {"en": "E"})))
 
 
-def near(plan: Schedule, as_of: date) -> st.SearchStrategy[date]:
-    """Days at the edge of what is eligible, and any other."""
+def near(plan: Schedule, as_of: date) -> list[date]:
+    """Days at the edge of what is eligible, and some others."""
     limits = (latest_eligible_trigger(rule, as_of) for known in plan.classes for rule in known.rules)
     edges = [day + n * DAY for day in limits if day and date(1800, 1, 1) < day for n in (-1, 0, 1)]
-    return st.one_of(st.sampled_from([*edges, as_of, as_of + DAY]), days)
+    return [*edges, as_of, as_of + DAY, date(1900, 3, 1), date(2100, 2, 28), date(2199, 12, 31)]
 
 
-@given(data=st.data(), plan=schedules(), as_of=days)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_sql_and_the_one_record_path_agree(conn: Connection, data: st.DataObject, plan: Schedule, as_of: date) -> None:
-    day = near(plan, as_of)
-    maybe = st.one_of(st.none(), day, day)
-    events = st.dictionaries(st.sampled_from(KINDS), st.lists(day, min_size=1, max_size=2).map(tuple))
+def fill(catalog: Catalog, day: Callable[[], date], chance: Random) -> None:
+    """Forty records: some with labels, aggregations, events of their own or a hold, and every date unknown at times."""
+
+    def events(likely: float) -> Events:
+        return {kind: (day(), day())[: chance.randint(1, 2)] for kind in KINDS if chance.random() < likely}
+
+    groups = [None, *(catalog.aggregation(events(0.8)) for _ in range(4))]
+    for _ in range(40):
+        labels = chance.sample(CLASSES, chance.randint(1, 3)) if chance.random() < 0.2 else [chance.choice("AAB")]
+        document_date, modified, tagged = (day() if chance.random() < 0.8 else None for _ in range(3))
+        facts = RecordFacts(tuple(labels), day(), document_date, modified, tagged)
+        own = events(0.6) if chance.random() < 0.4 else {}
+        catalog.record(facts, chance.choice(groups), own, held=chance.random() < 0.1)
+
+
+@given(plan=schedules(), as_of=days, seed=st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_sql_and_the_one_record_path_agree(conn: Connection, plan: Schedule, as_of: date, seed: int) -> None:
+    chance, edges = Random(seed), near(plan, as_of)
     catalog = Catalog(conn, CLASSES)
     try:
-        groups = [catalog.aggregation(data.draw(events)) for _ in range(3)]
-        for _ in range(12):
-            classes = data.draw(st.lists(st.sampled_from(CLASSES), min_size=1, max_size=3, unique=True))
-            keep = data.draw(st.integers(0, 4)) == 0
-            facts = RecordFacts(
-                tuple(classes if keep else classes[:1]),
-                received=data.draw(day),
-                document_date=data.draw(maybe),
-                modified=data.draw(maybe),
-                tagged=data.draw(maybe),
-            )
-            own = data.draw(events) if data.draw(st.integers(0, 3)) == 0 else {}
-            group = data.draw(st.sampled_from([None, *groups]))
-            catalog.record(facts, group, own, held=data.draw(st.integers(0, 9)) == 0)
+        fill(catalog, lambda: chance.choice(edges), chance)
         expected = {key for key, facts in catalog.facts.items() if decide(facts, plan, as_of).due}
         found = list(eligibility.due_records(conn, plan, as_of))
         assert {row.record_id for row in found} == expected
@@ -177,6 +178,50 @@ def test_golden_vectors_through_sql(conn: Connection) -> None:
             assert eligibility.due(conn, plan, until) == []
             (row,) = eligibility.due(conn, plan, until + DAY)
             assert (row.class_id, row.records, row.bytes) == (class_id, 1, 1)
+        finally:
+            conn.rollback()
+
+
+def test_conditions_and_replacements_through_sql(conn: Connection) -> None:
+    lines = (Path(__file__).parents[1] / "golden" / "conditions.tsv").read_text("utf-8").splitlines()
+    plan = load(SAMPLE)
+    for class_id, documented, given_events, kept_until in [line.split("\t") for line in lines[2:]]:
+        pairs = [pair.split("=") for pair in given_events.split(";") if pair != "-"]
+        events: Events = {kind: (date.fromisoformat(day),) for kind, day in pairs}
+        try:
+            catalog = Catalog(conn, (class_id,), (*(events or {"none": ()}), "other"))
+            dated = None if documented == "-" else date.fromisoformat(documented)
+            facts = RecordFacts((class_id,), received=date(2020, 1, 1), document_date=dated)
+            catalog.record(facts, catalog.aggregation(events), {}, held=False)
+            if kept_until == "open":
+                assert eligibility.due(conn, plan, date(2300, 1, 1)) == [], (class_id, given_events)
+            else:
+                until = date.fromisoformat(kept_until)
+                assert eligibility.due(conn, plan, until) == [], (class_id, given_events)
+                assert len(eligibility.due(conn, plan, until + DAY)) == 1, (class_id, given_events)
+        finally:
+            conn.rollback()
+
+
+def test_a_replacement_that_may_not_govern_replaces_nothing(conn: Connection) -> None:
+    kept = Rule("kept", Trigger("received"), Period(120), Action.DESTROY, Authority("L"))
+    short = replace(
+        kept,
+        id="short",
+        trigger=Trigger("tagged"),
+        period=Period(1),
+        triggers_from=date(2000, 1, 1),
+        when=(Condition(Trigger("received")),),
+        replaces=("kept",),
+    )
+    plan = Schedule("d", "T", "UTC", (RecordClass("A", {"en": "A"}, (kept, short)),))
+    for tagged in (None, date(1999, 12, 31), date(2000, 1, 1)):
+        try:
+            catalog = Catalog(conn, ("A",))
+            catalog.record(RecordFacts(("A",), received=date(2001, 1, 1), tagged=tagged), None, {}, held=False)
+            (facts,) = catalog.facts.values()
+            for as_of in (date(2005, 1, 1), date(2030, 1, 1)):
+                assert bool(eligibility.due(conn, plan, as_of)) == decide(facts, plan, as_of).due
         finally:
             conn.rollback()
 
