@@ -200,9 +200,10 @@ def _initialise(root: Path, wanted: state.Postgres) -> None:
         )
     binaries()
     final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # An initdb whose `up` was killed may still be writing.
+    # An initdb whose `up` was killed may still be writing, and so may the postgres that it runs.
     processes.end(processes.marked(root, SERVICE), (signal.SIGKILL, 5.0))
     for unfinished in final.parent.glob("data.new-*"):
+        processes.end(processes.living_in(unfinished, "postgres"), (signal.SIGKILL, 5.0))
         shutil.rmtree(unfinished, ignore_errors=True)
     fresh, secret = Path(tempfile.mkdtemp(prefix="data.new-", dir=final.parent)), final.with_name(".superuser")
     processes.write_private(secret, wanted.superuser_password)

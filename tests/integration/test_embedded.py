@@ -247,12 +247,13 @@ def test_what_a_killed_postmaster_left_is_cleared_away(root: Path, services: emb
     with psycopg.connect(services.database_url, autocommit=True) as connection:
         backend = connection.info.backend_pid
         os.kill(backend, signal.SIGSTOP)  # so that it cannot notice that its parent is gone
-        os.kill(pids(root)[0], signal.SIGKILL)
+        server, other = pids(root)
+        os.kill(server, signal.SIGKILL)
         lock = postgres.data_folder(root) / "postmaster.pid"
         while postgres.running(root):
             time.sleep(0.01)
         lines = lock.read_text().splitlines()
-        lock.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+        lock.write_text("\n".join([str(other), *lines[1:]]) + "\n")
         embedded.up(root, environ={})
     assert processes.identity(backend) is None
     assert states(root) == ["running", "running"]
