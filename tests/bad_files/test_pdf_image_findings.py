@@ -173,11 +173,15 @@ def test_limits_count_everything_inside_a_document(tmp_path: Path) -> None:
     found = [outer, *outer.children, *(grandchild for child in outer.children for grandchild in child.children)]
     assert len(found) - 1 == 7
     assert "CHILD-LIMIT" in [code for one in found for code in codes(one)]
-    size = len(inner)
-    outer = seen(
-        pdf_with_attachments({"a.pdf": inner, "b.pdf": inner}), "o.pdf", tmp_path, Limits(expanded_bytes=size * 3 // 2)
-    )
-    assert codes(outer) == ["EXPANSION-LIMIT"]
+
+
+def test_unpacked_bytes_are_counted_over_all_levels(tmp_path: Path) -> None:
+    inner = pdf_with_attachments({"noise.bin": os.urandom(5000)})
+    outer = pdf_with_attachments({"inner.pdf": inner})
+    (child,) = seen(outer, "o.pdf", tmp_path, Limits(expanded_bytes=len(inner) + 6000)).children
+    assert codes(child) == [] and len(child.children) == 1
+    (child,) = seen(outer, "o.pdf", tmp_path, Limits(expanded_bytes=len(inner) + 1000)).children
+    assert codes(child) == ["EXPANSION-LIMIT"] and child.children == ()
 
 
 def test_page_limit_and_text_limit(tmp_path: Path) -> None:
