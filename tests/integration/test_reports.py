@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -39,12 +41,22 @@ version: 1
 title: Schedule of the test
 timezone: Asia/Jerusalem
 rules:
-  - {id: books, trigger: received, period: P7Y, action: review, verified: true,
-     authority: {citation: "Income Tax Regulations (Bookkeeping) 1973, §25(c)", jurisdiction: IL, verified_on: 2026-01-01, verified_by: counsel}}
-  - {id: logs, trigger: received, period: P24M, action: destroy,
-     authority: {citation: Privacy (Data Security) Regulations 2017, jurisdiction: IL}}
-  - {id: staff, trigger: "event:employment_end", period: P7Y, action: review, verified: true,
-     authority: {citation: House policy, jurisdiction: any, verified_on: 2026-01-01, verified_by: counsel}}
+  - id: books
+    trigger: received
+    period: P7Y
+    action: review
+    verified: true
+    authority: &books
+      citation: Income Tax Regulations (Bookkeeping) 1973, §25(c)
+      jurisdiction: IL
+      verified_on: 2026-01-01
+      verified_by: counsel
+  - id: logs
+    trigger: received
+    period: P24M
+    action: destroy
+    authority: {citation: Privacy (Data Security) Regulations 2017, jurisdiction: IL}
+  - {id: staff, trigger: "event:employment_end", period: P7Y, action: review, verified: true, authority: *books}
 classes:
   - {id: FIN-010, title: {en: Invoices, he: חשבוניות מס}, rules: [books]}
   - {id: SEC-010, title: {en: Access logs, he: יומני גישה}, action: destroy, rules: [logs]}
@@ -71,47 +83,53 @@ def settings_of(services: embedded.Services, name: str, root: Path) -> Settings:
     return Settings(root / "var", database, f"file://{root / 'vault'}")
 
 
-def make_database(services: embedded.Services, name: str, template: str) -> None:
+@contextmanager
+def database(services: embedded.Services, template: str) -> Iterator[str]:
+    """A database of its own, dropped afterwards: a server that stops writes out all that is left."""
     assert services.postgres
+    name = f"report_{uuid4().hex}"
     names = {"name": name, "owner": services.postgres.user, "template": template}
+    quoted = {key: sql.Identifier(value) for key, value in names.items()}
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
-        conn.execute(
-            sql.SQL("CREATE DATABASE {name} OWNER {owner} TEMPLATE {template}").format(
-                **{key: sql.Identifier(value) for key, value in names.items()}
-            )
-        )
+        conn.execute(sql.SQL("CREATE DATABASE {name} OWNER {owner} TEMPLATE {template}").format(**quoted))
+        yield name
+        conn.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**quoted))
+
+
+@dataclass(frozen=True)
+class Filled:
+    """An archive that `fill` filled; tests work on copies."""
+
+    database: str
+    root: Path
 
 
 @pytest.fixture(scope="module")
-def filled(services: embedded.Services, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace of an archive that `fill` filled, in the database `filled`; tests work on copies."""
+def filled(services: embedded.Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
     root = tmp_path_factory.mktemp("filled")
-    make_database(services, "filled", "template1")
-    settings = settings_of(services, "filled", root)
-    ensure_vault(settings.vault_url)
-    with open_archive(settings, NOW) as archive:
-        fill(archive)
-    return root
+    with database(services, "template1") as name:
+        settings = settings_of(services, name, root)
+        ensure_vault(settings.vault_url)
+        with open_archive(settings, NOW) as archive:
+            fill(archive)
+        yield Filled(name, root)
 
 
 @pytest.fixture
-def archive(services: embedded.Services, filled: Path, tmp_path: Path) -> Iterator[Archive]:
+def archive(services: embedded.Services, filled: Filled, tmp_path: Path) -> Iterator[Archive]:
     """A copy of the filled archive, of its own for the test."""
-    name = f"report_{uuid4().hex}"
-    make_database(services, name, "filled")
-    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
-    with open_archive(settings_of(services, name, tmp_path), NOW) as archive:
-        yield archive
+    shutil.copytree(filled.root, tmp_path, dirs_exist_ok=True)
+    with database(services, filled.database) as name, open_archive(settings_of(services, name, tmp_path), NOW) as found:
+        yield found
 
 
 @pytest.fixture
 def empty(services: embedded.Services, tmp_path: Path) -> Iterator[Archive]:
-    name = f"report_{uuid4().hex}"
-    make_database(services, name, "template1")
-    settings = settings_of(services, name, tmp_path)
-    ensure_vault(settings.vault_url)
-    with open_archive(settings, NOW) as archive:
-        yield archive
+    with database(services, "template1") as name:
+        settings = settings_of(services, name, tmp_path)
+        ensure_vault(settings.vault_url)
+        with open_archive(settings, NOW) as found:
+            yield found
 
 
 def insert(conn: Connection, table: str, **values: object) -> None:
