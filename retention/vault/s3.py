@@ -311,6 +311,9 @@ class S3Vault:
 
     def _at(self, key: str, version: str = "") -> dict[str, Any]:
         at = {"Bucket": self._place.bucket, "Key": self._base + check_key(key)}
+        if version and not self._has_versions():
+            # SeaweedFS answers with the object whatever version is asked for.
+            raise NotFound(f"{self.url} has no {key} of version {version}: its bucket keeps no versions")
         return {**at, "VersionId": version} if version else at
 
     def _read(self, key: str, version: str) -> Stored:
