@@ -114,6 +114,8 @@ _CANDIDATES = re.findall(
     euc_jisx0213 gb2312 gbk gb18030 big5 cp950 big5hkscs euc_kr cp949 johab
     """,
 )
+_NIQQUD = bytes(range(0xC0, 0xD4))  # of windows-1255
+_KANA = re.compile("[\u3041-\u30fe]")
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -251,7 +253,7 @@ def _hebrew(data: bytes) -> tuple[str, str, bool] | None:
         high = len(head) - len(head.translate(None, bytes(range(0x80, 0x100))))
         others = high - found
         if name == "windows-1255":  # niqqud and the punctuation that its keyboards give
-            allowed = bytes([*range(0xC0, 0xD4), 0xFD, 0xFE, *b"\x91\x92\x93\x94\x96\x97\x85\xa0\xa4\xab\xbb\xb7"])
+            allowed = _NIQQUD + bytes([0xFD, 0xFE, *b"\x91\x92\x93\x94\x96\x97\x85\xa0\xa4\xab\xbb\xb7"])
             others -= len(head) - len(head.translate(None, allowed))
         if found < 4 or others > 0.05 * found:
             continue
@@ -267,6 +269,7 @@ def _hebrew(data: bytes) -> tuple[str, str, bool] | None:
 def _final_letters(head: bytes, base: int) -> str | None:
     """The order of Hebrew words (logical or visual); None when the letters stand as in no Hebrew."""
     letters = bytes(range(base, base + 27))
+    head = head.translate(None, _NIQQUD)  # points stand within words
     finals = bytes(base + offset for offset in (10, 13, 15, 19, 21))
     words = re.findall(b"[" + re.escape(letters) + b"]{2,}", head)
     last = sum(word[-1] in finals for word in words)
@@ -298,6 +301,9 @@ def _eight_bits(data: bytes) -> tuple[str, str, bool]:
     if western := _western(head):
         text = data.decode(western, "replace")
         return text, iana(western), language_of(text) is not None
+    if japanese := _japanese(head):
+        name = _plainest(data, japanese)
+        return data.decode(name, "replace"), iana(name), True
     best = charset_normalizer.from_bytes(head, cp_isolation=_CANDIDATES, enable_fallback=False).best()
     if best is not None:
         name = _plainest(data, best.encoding)
@@ -310,6 +316,16 @@ def _eight_bits(data: bytes) -> tuple[str, str, bool]:
         except UnicodeDecodeError:
             continue
     return data.decode("cp1252", "replace"), "windows-1252", False
+
+
+def _japanese(head: bytes) -> str | None:
+    """Japanese is a quarter kana and more, which no other script yields by chance under its encodings."""
+    for name in ("euc_jp", "shift_jis"):
+        text = codecs.getincrementaldecoder(name)("replace").decode(head, False)
+        wide = sum(char > "\x7f" for char in text)
+        if wide >= 8 and len(_KANA.findall(text)) * 4 >= wide and text.count("\ufffd") * 50 <= wide:
+            return name
+    return None
 
 
 def _plainest(data: bytes, name: str) -> str:
@@ -329,7 +345,7 @@ def _western(head: bytes) -> str | None:
     """windows-1252 for few high bytes that are Western letters or punctuation inside ASCII text."""
     high = head.translate(None, bytes(range(0x80)))
     ascii_letters = len(re.findall(rb"[A-Za-z]", head))
-    if not high or len(high) * 4 > ascii_letters:
+    if not high or len(high) * 2 > ascii_letters:
         return None
     chars = high.decode("cp1252", "replace")
     if sum(char in _WESTERN for char in chars) < 0.97 * len(chars):

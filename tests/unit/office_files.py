@@ -157,11 +157,14 @@ def doc(text: str, flags: int = 0, streams: Tree | None = None) -> bytes:
 
 
 def message_storage(
-    header: int, texts: dict[int, str | bytes], numbers: dict[int, int] | None = None, **more: Tree
+    header: int,
+    texts: dict[int, str | bytes],
+    numbers: dict[int, int] | None = None,
+    more: dict[str, Tree] | None = None,
 ) -> dict[str, bytes | Tree]:
     """A storage of Outlook: text as PtypString, bytes as PtypBinary (0x0102), numbers as PtypInteger32."""
     table = b"\x00" * header
-    tree: dict[str, bytes | Tree] = dict(more)
+    tree: dict[str, bytes | Tree] = dict(more or {})
     for number, value in (numbers or {}).items():
         table += struct.pack("<HHIQ", 3, number, 6, value)
     for number, text in texts.items():

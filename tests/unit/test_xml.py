@@ -81,8 +81,8 @@ def test_one_text_longer_than_the_limit_of_the_parser_ends_the_search_and_no_mor
 
 def test_many_siblings_take_linear_time() -> None:
     started = time.monotonic()
-    see(xml, b"<a>" + b"<b>t</b>" * 200_000 + b"</a>", "text/xml")
-    assert time.monotonic() - started < 10
+    see(xml, b"<a>" + b"<b>t</b>" * 60_000 + b"</a>", "text/xml")
+    assert time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize(
