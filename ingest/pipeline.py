@@ -78,12 +78,17 @@ def ingest(
     source: SourceConfig,
     clock: Clock = utc_now,
     say: Callable[[str, int, int], None] = lambda *_: None,
+    workers: Workers | None = None,
 ) -> Ingested:
     """All of it in one process. `say(step, done, of)` is told of progress."""
     started = time.monotonic()
     run = begin(archive, source, clock)
     try:
-        work(archive, run, range(run.batches), clock, lambda done: say("documents", done, run.discovered))
+
+        def progress(done: int) -> None:
+            say("documents", done, run.discovered)
+
+        work(archive, run, range(run.batches), clock, progress, workers)
         return finish(archive, run, clock, started)
     except BaseException:
         with suppress(Exception):  # the first error is the one to tell; the next run clears what this cannot

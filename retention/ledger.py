@@ -1,7 +1,7 @@
 """The ledger: every state change is one PREMIS event, and the events are the leaves of a Merkle tree.
 
 Rules of this module:
-- An event's canonical bytes are RFC 8785 JSON (keys ASCII; values strings, integers within ±2^53, booleans,
+- An event's canonical bytes are RFC 8785 JSON (keys ASCII; values strings, integers below 2^53 in size, booleans,
   null, and lists and objects of them; then `json` with sorted keys gives exactly those bytes), at most 65,535.
 - No personal data in an event: random ids, codes, digests of sealed bytes, salted commitments.
 - `append` runs inside the transaction that changes the state, as its last act before COMMIT: hashes are made
@@ -71,7 +71,7 @@ def _check(value: Any) -> None:
     match value:
         case None | bool() | str():
             return
-        case int() if -(2**53) <= value <= 2**53:
+        case int() if -(2**53) < value < 2**53:
             return
         case list():
             for item in value:

@@ -18,7 +18,7 @@ TIME = datetime(2026, 11, 22, 12, 0, 0, 123, tzinfo=UTC)
 
 keys = st.text(st.characters(codec="ascii"), max_size=12)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers(1 - 2**53, 2**53 - 1) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=12,
 )
@@ -30,7 +30,7 @@ def test_the_bytes_are_canonical(detail: dict[str, object]) -> None:
     assert entry == rfc8785.dumps(json.loads(entry))
 
 
-@pytest.mark.parametrize("value", [1.5, 2**53 + 1, {"é": 1}, {1: 1}, b"x", object(), {"a": [{"b": 2.0}]}])
+@pytest.mark.parametrize("value", [1.5, 2**53, -(2**53), {"é": 1}, {1: 1}, b"x", object(), {"a": [{"b": 2.0}]}])
 def test_what_has_no_canonical_form_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="event:"):
         canonical(Event("ing", TIME, AGENT, (), detail={"value": value}))

@@ -9,6 +9,7 @@ import subprocess
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
+from uuid import UUID
 
 import pyrage
 import pytest
@@ -106,7 +107,7 @@ def test_processes_at_once_agree_on_one_bucket(tmp_path: Path) -> None:
         process.join()
     assert len(set(found)) == 2
     for bucket in found:
-        assert seal.open_safe(tmp_path, NOW).bucket(seal.UUID(bucket))
+        assert seal.open_safe(tmp_path, NOW).bucket(UUID(bucket))
 
 
 def test_a_crash_while_writing_leaves_the_former_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
