@@ -251,7 +251,6 @@ WITH scanned AS MATERIALIZED (
 ), judged AS (
     SELECT f.record_id, f.home, f.bytes, f.class_key, u.rule_no, u.any_one,
            coalesce(f.dates[u.code] < u.triggers_from OR f.dates[u.code] > u.triggers_until, false) AS outside,
-           f.dates[u.code] IS NULL AND (u.triggers_from IS NOT NULL OR u.triggers_until IS NOT NULL) AS unsure,
            coalesce(f.dates[u.code] <= u.latest, false)
              AND (u.after IS NULL OR coalesce(f.dates[u.after] <= {as_of}::date, false)) AS satisfied,
            (SELECT CASE WHEN bool_or(NOT x.yes) THEN false WHEN bool_or(x.yes IS NULL) THEN NULL ELSE true END
@@ -267,7 +266,7 @@ WITH scanned AS MATERIALIZED (
                      WHERE w.rule_no = u.rule_no) AS x) AS applies
       FROM memberships f LEFT JOIN rules u USING (class_key)
 ), beside AS (
-    SELECT j.*, array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside AND NOT j.unsure)
+    SELECT j.*, array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside)
                   OVER (PARTITION BY j.record_id, j.class_key) AS certain
       FROM judged j
 ), live AS (
