@@ -73,12 +73,13 @@ def ensure_bucket(url: str, *, lock: bool = True, access_key: str | None = None,
         wanted["CreateBucketConfiguration"] = {"LocationConstraint": client.meta.region_name}
     doing = f"make the bucket {place.bucket}"
     attempt_unless(
-        frozenset({"BucketAlreadyOwnedByYou"}),
+        frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}),
         place,
         doing,
         lambda: client.create_bucket(Bucket=place.bucket, **wanted),
     )
     vault = S3Vault(place, client)
+    vault.check()  # SeaweedFS says "exists" of our own bucket too; somebody else's denies this
     if lock and not vault.locks():
         raise UsageError(
             f"{place.url}: the bucket {place.bucket} is there without Object Lock, which can be switched on only when"

@@ -450,5 +450,12 @@ def test_a_bucket_that_is_missing_is_not_a_missing_object(proxy: Proxy) -> None:
 def test_a_bucket_without_object_lock_is_not_taken_for_one_with_it(proxy: Proxy) -> None:
     url = f"s3://plain-{uuid.uuid4().hex[:8]}?endpoint={proxy.endpoint}&region=us-east-1"
     ensure_vault(url, lock=False, access_key=proxy.access_key, secret_key=proxy.secret_key)
+    ensure_vault(url, lock=False, access_key=proxy.access_key, secret_key=proxy.secret_key)
     with pytest.raises(UsageError, match="without Object Lock"):
         ensure_vault(url, lock=True, access_key=proxy.access_key, secret_key=proxy.secret_key)
+
+
+def test_making_a_bucket_again_changes_nothing(proxy: Proxy) -> None:
+    url = f"s3://again-{uuid.uuid4().hex[:8]}?endpoint={proxy.endpoint}&region=us-east-1"
+    for _ in range(2):
+        ensure_vault(url, access_key=proxy.access_key, secret_key=proxy.secret_key)
