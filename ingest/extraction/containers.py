@@ -146,7 +146,8 @@ def open_zip(document: Document, seen: Seen) -> Parts | None:
     except (*ZIP_ERRORS, UnicodeDecodeError) as problem:
         seen.findings.append(finding("DAMAGED", f"its ZIP directory cannot be read: {problem}"))
         return None
-    members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+    # Not is_dir(): it raises for a member without a name.
+    members = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
     if len(members) > MAX_MEMBERS:
         archive.close()
         seen.findings.append(finding("EXPANSION-LIMIT", f"{len(members):,} members; the limit is {MAX_MEMBERS:,}"))

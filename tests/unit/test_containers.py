@@ -102,6 +102,15 @@ def test_a_directory_larger_than_its_file_is_not_loaded(tmp_path: Path) -> None:
     assert [found.code for found in seen.findings] == ["DAMAGED"]
 
 
+def test_a_member_without_a_name_is_a_member(tmp_path: Path) -> None:
+    data = zipped({"Q": "x", "folder/": "", "a": "b"}).replace(b"Q", b"\x00")  # a name ends at its first NUL
+    parts = containers.open_zip(document(tmp_path, data), Seen())
+    assert parts is not None
+    with parts:
+        assert sorted(parts.members) == ["", "a"]
+        assert parts.names(".*") == ["", "a"]
+
+
 def test_what_really_comes_out_is_counted(tmp_path: Path) -> None:
     data = bytearray(zipped({"a": b"\x00" * 3_000_000}))
     for at in (22, data.rfind(b"PK\x01\x02") + 24):  # both headers claim ten bytes
