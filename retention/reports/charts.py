@@ -76,7 +76,7 @@ def _row(number: int, row: Bar, most: int) -> Markup:
 def columns(id_: str, title: str, days: Sequence[Column]) -> Markup:
     """Stacked columns, one for each day, also for those on which nothing came."""
     top = nice(max((one.total for one in days), default=0))
-    parts = [_grid(level, top) for level in (0, top // 2, top) if top >= 2 or level != top // 2 or level == 0]
+    parts = [_grid(level, top) for level in ((0, top // 2, top) if top % 2 == 0 else (0, top))]
     slot = 100 / max(len(days), 1)
     for number, one in enumerate(days):
         base = 0
@@ -99,10 +99,10 @@ def window(days: Sequence[date], last: date, least: int = 14, most: int = 31) ->
 
 
 def nice(most: int) -> int:
-    """The top of an axis: 1, 2 or 5 times a power of ten, at least `most` and 1."""
+    """The top of an axis: a round number, at least `most` and 1."""
     top = 1
     while True:
-        for factor in (1, 2, 5):
+        for factor in (1, 2, 3, 4, 5, 6, 8):
             if top * factor >= most:
                 return top * factor
         top *= 10

@@ -51,6 +51,7 @@ class Facts:
     runs: RunStates
     never_ran: Figure | None  # None where no source file was given to compare with
     written: Sequence[Written]
+    written_total: Figure
     locks_waiting: Figure
     locks_oldest: datetime | None
     locks_failed: int
@@ -193,18 +194,17 @@ def _accounts(facts: Facts) -> Check:
 
 
 def _fixity(facts: Facts) -> Check:
-    title = "Fixity of what was written"
-    objects = sum(part.objects.value for part in facts.written)
+    title, total = "Fixity of what was written", facts.written_total
     oldest = min(
         (part for part in facts.written if part.oldest), key=lambda part: part.oldest or facts.now, default=None
     )
     if oldest is None or oldest.oldest is None:
-        return Check("fixity", GREEN, title, "Nothing was written yet.")
-    said = f"{count(objects, 'object')} written, each read back; the oldest reading is of {instant(oldest.oldest)}."
+        return Check("fixity", GREEN, title, "Nothing was written yet.", figure=total)
+    said = f"{count(total.value, 'object')} written, each read back; the oldest reading is of {instant(oldest.oldest)}."
     if facts.now - oldest.oldest > FIXITY_PERIOD:
-        then = f"Read every object again at least every {FIXITY_PERIOD.days} days: muniment fixity run."
+        then = f"Every object must be read again within {FIXITY_PERIOD.days} days: muniment fixity run."
         return Check("fixity", RED, title, said, then, oldest.objects)
-    return Check("fixity", GREEN, title, said, figure=oldest.objects)
+    return Check("fixity", GREEN, title, said, figure=total)
 
 
 def _contents(facts: Facts) -> Check:
@@ -252,7 +252,7 @@ def _ledger(facts: Facts) -> Check:
     if ledger.root != ledger.recomputed:
         said = f"Its root is {ledger.root[:16]}…, and its leaves give {ledger.recomputed[:16]}…."
         return Check("ledger", RED, title, said, _REWRITTEN, ledger.size)
-    said = f"{count(ledger.size.value, 'event')}; hashed again from the first, they give the root {ledger.root[:16]}…."
+    said = f"{count(ledger.size.value, 'event')}, hashed again, give the root that stands: {ledger.root[:16]}…"
     return Check("ledger", GREEN, title, said, figure=ledger.size)
 
 

@@ -29,6 +29,7 @@ from retention.reports.model import (
     Listing,
     SchedulePart,
     VaultPart,
+    Written,
     figures,
     listing,
 )
@@ -71,6 +72,7 @@ def compile_report(
         runs = queries.run_states(collect)
         seen = queries.sources(collect, archive.safe)
         written = queries.written(collect)
+        written_total = _written_total(collect, written)
         expectations = queries.expectations(collect)
         history = queries.history(collect)
         locks_waiting, locks_oldest, locks_failed = queries.lock_queue(collect)
@@ -92,6 +94,7 @@ def compile_report(
             runs=runs,
             never_ran=queries.never_ran(collect, archive.safe, sources) if sources else None,
             written=written,
+            written_total=written_total,
             locks_waiting=locks_waiting,
             locks_oldest=locks_oldest,
             locks_failed=locks_failed,
@@ -124,6 +127,7 @@ def compile_report(
         runs=runs,
         sources=seen,
         written=written,
+        written_total=written_total,
         expectations=expectations,
         schedule=part,
         ledger=history,
@@ -163,6 +167,12 @@ def _totals(
     lines = [(row.class_id, row.records.value, row.bytes.value) for row in rows]
     collect.keep(listing(id_, title, ("class", "records", "bytes"), lines))
     return Figure(sum(line[1] for line in lines), id_, "records"), Figure(sum(line[2] for line in lines), id_, "bytes")
+
+
+def _written_total(collect: Collector, written: Collection[Written]) -> Figure:
+    rows = [(part.kind, part.objects.value, part.bytes.value) for part in written]
+    collect.keep(listing("written", "Objects written, by kind", ("kind", "objects", "sealed_bytes"), rows))
+    return Figure(sum(row[1] for row in rows), "written", "objects")
 
 
 def _disagreeing(sections: object, lists: Collection[Listing]) -> tuple[str, ...]:

@@ -291,6 +291,7 @@ class ComplianceReport:
     runs: RunStates
     sources: tuple[Source, ...]
     written: tuple[Written, ...]
+    written_total: Figure
     expectations: tuple[Expectation, ...]
     schedule: SchedulePart | None
     ledger: LedgerPart

@@ -57,7 +57,20 @@ _ID_COLUMNS = frozenset({"record", "document", "object", "run", "source", "subje
 }
 _NUMBER_COLUMNS = frozenset(
     {"bytes", "sealed_bytes", "discovered", "admitted", "quarantined", "rejected", "known", "children"}
-) | {"deferred", "missing", "evaluated", "failed", "records", "events", "first", "last", "attempts", "batch", "item"}
+) | {
+    "deferred",
+    "missing",
+    "evaluated",
+    "failed",
+    "records",
+    "objects",
+    "events",
+    "first",
+    "last",
+    "attempts",
+    "batch",
+    "item",
+}
 
 
 def _environment() -> Environment:
