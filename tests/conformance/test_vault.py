@@ -201,8 +201,10 @@ def test_a_list_out_of_order_beyond_mending_is_not_passed_on(vault: Vault, monke
 
 
 @pytest.mark.parametrize("store", S3, indirect=True)
-def test_a_list_longer_than_a_page(store: Store, vault: Vault) -> None:
-    keys = [f"records/{n:04d}/x" for n in range(1010)]
+def test_a_list_longer_than_a_page_and_than_the_window(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_versions, "PAGE", 50)
+    monkeypatch.setattr(s3_versions, "WINDOW", 70)
+    keys = [f"records/{n:04d}/x" for n in range(160)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: put(vault, key, b"x"), keys))
     assert [each.key for each in vault.list("records")] == keys
