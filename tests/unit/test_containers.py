@@ -102,6 +102,22 @@ def test_a_directory_larger_than_its_file_is_not_loaded(tmp_path: Path) -> None:
     assert [found.code for found in seen.findings] == ["DAMAGED"]
 
 
+def test_limits_of_directory_members_and_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a", b"\x00" * 30_000_000)
+    parts = containers.open_zip(document(tmp_path, buffer.getvalue()), Seen())
+    assert parts is not None
+    with parts, pytest.raises(containers.ExpansionError):
+        parts.read("a")
+    for name, value in (("MAX_DIRECTORY", 20), ("MAX_MEMBERS", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(containers, name, value)
+            seen = Seen()
+            assert containers.open_zip(document(tmp_path, zipped({"a": "", "b": ""})), seen) is None
+            assert [found.code for found in seen.findings] == ["EXPANSION-LIMIT"]
+
+
 def test_a_member_without_a_name_is_a_member(tmp_path: Path) -> None:
     data = zipped({"Q": "x", "folder/": "", "a": "b"}).replace(b"Q", b"\x00")  # a name ends at its first NUL
     parts = containers.open_zip(document(tmp_path, data), Seen())

@@ -16,11 +16,11 @@ def recipient(name: str, address: str, kind: int) -> Tree:
     return message_storage(8, {0x3001: name, 0x39FE: address}, {0x0C15: kind})
 
 
-def simple(header: int = 32, more: dict[str, Tree] | None = None) -> dict[str, bytes | Tree]:
+def simple(header: int = 32, more: dict[str, Tree] | None = None, flags: int = 0) -> dict[str, bytes | Tree]:
     return message_storage(
         header,
         {0x0037: "נושא", 0x1000: HEBREW + "\r\n", 0x0042: "Moshe", 0x5D02: "m@example.com", 0x1035: "<1@x>"},
-        {0x0039: 0},
+        {0x0E07: flags},
         more,
     )
 
@@ -65,11 +65,11 @@ def test_transport_headers_win_and_drafts_have_no_sender() -> None:
 
 
 def test_a_message_within_becomes_a_message() -> None:
-    within = message_storage(8, {0x3001: "FW: x"}, more={"__substg1.0_3701000D": simple(24)})
+    within = message_storage(8, {0x3001: "FW: x"}, more={"__substg1.0_3701000D": simple(24, flags=8)})
     seen = see(reader, compound_file(simple(more={"__attach_version1.0_#00000000": within})), OUTLOOK)
     assert [child.name for child in seen.children] == ["FW: x.msg"]
     inner = see(reader, seen.children[0].path.read_bytes(), OUTLOOK)
-    assert (inner.metadata["title"], inner.metadata["from"]) == ("נושא", "Moshe <m@example.com>")
+    assert (inner.metadata["title"], inner.metadata["author"]) == ("נושא", "Moshe <m@example.com>")
     assert inner.text.strip() == HEBREW
 
 

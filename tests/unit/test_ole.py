@@ -48,9 +48,9 @@ def test_a_property_set_that_claims_endless_vectors_is_read_in_no_time() -> None
 
 
 def test_pieces_that_repeat_the_text_end() -> None:
-    plc = struct.pack("<1001I", *(range(0, 1001 * 900, 900))) + struct.pack("<HIH", 0, 0, 0) * 1000
+    plc = struct.pack("<1001I", *(range(0, 1001 * 900, 900))) + struct.pack("<HIH", 0, 1024, 0) * 1000
     clx = b"\x02" + struct.pack("<I", len(plc)) + plc
-    fib = bytearray(2048)
+    fib = bytearray(1024) + b"A\x00" * 512
     struct.pack_into("<HH", fib, 0, 0xA5EC, 0xC1)
     struct.pack_into("<II", fib, 418, 0, len(clx))
     seen = see(reader, compound_file({"WordDocument": bytes(fib), "0Table": clx}), "application/msword")

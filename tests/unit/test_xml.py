@@ -38,7 +38,7 @@ def test_the_hebrew_encodings_that_libxml2_lacks() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b'<!DOCTYPE a [<!ENTITY x "boom">]><a>&x;</a>',
+        b'<!DOCTYPE a [<!ENTITY x "boom">]><a>before &x;</a>',
         b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
         b'<!DOCTYPE a [<!ENTITY % x SYSTEM "http://127.0.0.1:9/x"> %x;]><a/>',
         '<!DOCTYPE a [<!ENTITY x "boom">]><a>&x;</a>'.encode("utf-16"),
