@@ -15,6 +15,7 @@ from ingest.extraction import Document, Seen
 from ingest.extraction.compound import Tree, compound_file
 from ingest.model import CODES, METADATA_KEYS, Limits
 
+_ROOT = tempfile.TemporaryDirectory(prefix="muniment-test-")  # removed when the tests end
 Parts: TypeAlias = "dict[str, str | bytes]"
 
 HEBREW = "שלום לכולם, זהו מסמך לדוגמה עם מילים רבות: ארץ, כסף, מים, שלך, בן, ירושלים, חדשים."
@@ -29,7 +30,7 @@ _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
 
 def see(module: ModuleType, data: bytes, mime: str, limits: Limits | None = None) -> Seen:
     """What `module` reads in `data`; checks what the package promises of every reader."""
-    folder = Path(tempfile.mkdtemp(prefix="muniment-test-"))
+    folder = Path(tempfile.mkdtemp(dir=_ROOT.name))
     path = folder / "document"
     path.write_bytes(data)
     (folder / "scratch").mkdir()
