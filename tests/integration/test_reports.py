@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -28,7 +28,7 @@ from retention.errors import UsageError
 from retention.ledger import Event
 from retention.model import AgentKind
 from retention.reports import ComplianceReport, Status
-from retention.reports.model import figures
+from retention.reports.model import figures, listing
 from retention.seal import new_record_key
 from retention.vault import ensure_vault
 
@@ -703,3 +703,28 @@ def test_a_report_changes_nothing(archive: Archive) -> None:
         assert ledger.head(conn) == before
         assert conn.execute("SELECT count(*) FROM pseudonyms WHERE kind = 'source'").fetchone() == (2,)
     assert len({figure.listing for figure in figures(report)}) == len(report.lists)
+
+
+def test_a_spreadsheet_computes_nothing(archive: Archive, tmp_path: Path) -> None:
+    cells = ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\t=1", "plain", "חוזה", "a\nb"]
+    made = listing("odd", "Odd cells", ("cell",), [[cell] for cell in cells])
+    report = replace(report_of(archive), lists=(made,))
+    folder = reports.write(report, tmp_path / "reports", ("csv",))["csv"]
+    with (folder / "odd.csv").open(newline="", encoding="utf-8") as file:
+        read = [row["cell"] for row in csv.DictReader(file)]
+    assert read == [f"'{cell}" for cell in cells[:5]] + cells[5:]
+    assert [row[0] for row in made.rows()] == cells
+
+
+def test_what_is_gone_is_not_held(archive: Archive) -> None:
+    before = report_of(archive)
+    in_catalog(archive, "UPDATE records SET state = 3 WHERE record_id = (SELECT subject_id FROM findings LIMIT 1)")
+    in_catalog(
+        archive,
+        "UPDATE records SET state = 3 WHERE class_key = (SELECT class_key FROM classes WHERE class_id = 'FIN-010')",
+    )
+    after = report_of(archive)
+    assert "FIN-010" not in {row.class_id for row in after.held}
+    assert after.records.value < before.records.value - 5
+    assert [row.class_id for row in after.due] == ["SEC-010"]
+    assert after.red == ()
