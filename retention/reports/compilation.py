@@ -18,7 +18,7 @@ from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import NotFound
 from retention.model import new_id
-from retention.reports import queries
+from retention.reports import evidence, holdings, incoming
 from retention.reports.checks import Facts, check, long_date, summary
 from retention.reports.lists import Collector
 from retention.reports.model import (
@@ -41,7 +41,7 @@ def compile_report(
     as_of: date,
     now: datetime,
     *,
-    meanings: queries.Meanings | None = None,
+    meanings: incoming.Meanings | None = None,
     names: bool = False,
     sources: Collection[str] = (),
 ) -> ComplianceReport:
@@ -57,25 +57,25 @@ def compile_report(
         schedule = version.schedule if version else None
         timezone = schedule.timezone if schedule else "UTC"
         collect = Collector(conn, names)
-        held = queries.held(collect, schedule)
-        due = queries.due(collect, schedule, as_of)
+        held = holdings.held(collect, schedule)
+        due = holdings.due(collect, schedule, as_of)
         loose = [row for row in held if row.unscheduled]
         records, size = _totals(collect, "classes", "Records held, by class", held)
         unscheduled_total, _ = _totals(collect, "unscheduled", "Records without a retention rule, by class", loose)
         due_total, _ = _totals(collect, "due", "Records due, by class", due)
-        waiting = queries.waiting(collect, schedule)
-        quarantined, quarantine = queries.quarantined(collect, meanings)
-        findings = queries.findings(collect, meanings)
-        turned_away = queries.turned_away(collect, meanings)
-        intake, days = queries.intake(collect, timezone, now)
-        documents = queries.documents(collect)
-        runs = queries.run_states(collect)
-        seen = queries.sources(collect, archive.safe)
-        written = queries.written(collect)
+        waiting = holdings.waiting(collect, schedule)
+        quarantined, quarantine = incoming.quarantined(collect, meanings)
+        findings = incoming.findings(collect, meanings)
+        turned_away = incoming.turned_away(collect, meanings)
+        intake, days = incoming.intake(collect, timezone, now)
+        documents = incoming.documents(collect)
+        runs = incoming.run_states(collect)
+        seen = incoming.sources(collect, archive.safe)
+        written = evidence.written(collect)
         written_total = _written_total(collect, written)
-        expectations = queries.expectations(collect)
-        history = queries.history(collect)
-        locks_waiting, locks_oldest, locks_failed = queries.lock_queue(collect)
+        expectations = incoming.expectations(collect)
+        history = evidence.history(collect)
+        locks_waiting, locks_oldest, locks_failed = evidence.lock_queue(collect)
         part = _schedule_part(version)
         sections = (
             held, due, waiting, quarantined, quarantine, findings, turned_away, documents, runs, seen, written,
@@ -92,15 +92,15 @@ def compile_report(
             documents=documents,
             sources=seen,
             runs=runs,
-            never_ran=queries.never_ran(collect, archive.safe, sources) if sources else None,
+            never_ran=incoming.never_ran(collect, archive.safe, sources) if sources else None,
             written=written,
             written_total=written_total,
             locks_waiting=locks_waiting,
             locks_oldest=locks_oldest,
             locks_failed=locks_failed,
-            unlocked=queries.unlocked(collect, schedule),
+            unlocked=evidence.unlocked(collect, schedule),
             ledger=history,
-            defects=queries.defects(collect),
+            defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),
         )
     return ComplianceReport(

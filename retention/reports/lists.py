@@ -18,7 +18,14 @@ from psycopg import sql
 from retention.database import Connection
 from retention.reports.model import Figure, Listing, Packer, listing
 
+HELD: LiteralString = "r.state < 3"  # kept, or still being destroyed; neither destroyed nor transferred
+RECORDS: LiteralString = "records r JOIN classes c USING (class_key)"
 NAMES: Mapping[str, LiteralString] = {"title": "described.title", "name": "described.name"}
+
+
+def instant(column: LiteralString) -> LiteralString:
+    """A time as lists write it: ISO 8601, UTC, whole seconds."""
+    return "to_char(" + column + " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 
 @dataclass(frozen=True, slots=True)

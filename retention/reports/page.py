@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from retention.reports import charts
 from retention.reports.checks import count, instant, long_date
-from retention.reports.model import ClassHeld, CodeCount, ComplianceReport, Figure, Intake, Listing, Status
+from retention.reports.model import ClassHeld, CodeCount, ComplianceReport, Figure, Intake, Status
 
 ROWS = 200  # of a list on the page
 _BARS = 20  # of a chart
@@ -149,6 +149,3 @@ def _days_chart(days: Iterable[Intake], last: date) -> str:
 def _part(day: Intake | None, kind: str) -> int:
     figure: Figure | None = getattr(day, kind) if day is not None else None
     return figure.value if figure is not None else 0
-
-
-__all__ = ["ROWS", "STATUS_WORDS", "Listing", "render", "size", "titles"]

@@ -597,16 +597,16 @@ def test_a_source_that_never_ran_is_red(archive: Archive) -> None:
 
 
 def test_a_list_of_another_length_than_its_number_is_red(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retention.reports import queries
+    from retention.reports import incoming
     from retention.reports.model import Figure
 
-    right = queries.quarantined
+    right = incoming.quarantined
 
     def wrong(*given: Any) -> Any:
         figure, codes = right(*given)
         return Figure(figure.value + 1, figure.listing), codes
 
-    monkeypatch.setattr(queries, "quarantined", wrong)
+    monkeypatch.setattr(incoming, "quarantined", wrong)
     assert status(report_of(archive), "lists") is Status.RED
 
 
