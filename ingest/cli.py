@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -321,7 +322,8 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
 def report(
     context: typer.Context,
     formats: Annotated[str, typer.Option("--format", help="Any of html,csv,json.")] = "html,csv,json",
-    names: Annotated[bool, typer.Option("--names", help="A copy with titles, for the eye; not to be kept.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="A copy with titles, for the eye; gone in a day.")] = False,
+    sources_file: SourcesOption = None,
 ) -> None:
     """Write the compliance report. Exits 1 if something in it is red."""
     from ingest.model import CODES
@@ -332,7 +334,9 @@ def report(
     with opened(context.obj) as archive:
         with transaction(archive.connections) as conn:
             day = context.obj.as_of or policy.today(conn, now())
-        found = reports.compile_report(archive, day, now(), meanings=meanings, names=names)
+        known = _configured(context.obj.root, sources_file)
+        found = reports.compile_report(archive, day, now(), meanings=meanings, names=names, sources=known)
+        reports.sweep_names(archive.settings.reports, now() - timedelta(days=1))
         wanted = [part.strip() for part in formats.split(",") if part.strip()]
         paths = reports.write(found, archive.settings.reports, wanted)
     value = {"paths": {kind: str(path) for kind, path in paths.items()}, "red": [str(one) for one in found.red]}
@@ -346,6 +350,17 @@ def report(
     answer(context.obj, value, people)
     if found.red:
         raise typer.Exit(1)
+
+
+def _configured(root: Path, file: Path | None) -> tuple[str, ...]:
+    """The sources that should have run: those of the source file, if there is one, that are not paused."""
+    from ingest.sources import load_sources
+
+    named = file or os.environ.get("MUNIMENT_SOURCES")
+    path = Path(named or root / "sources.yaml")
+    if not named and not path.exists():
+        return ()
+    return tuple(source.name for source in load_sources(path) if source.schedule and not source.paused)
 
 
 # ---------------------------------------------------------------- the entry point

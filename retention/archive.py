@@ -10,7 +10,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -20,11 +20,11 @@ from psycopg_pool import ConnectionPool
 from retention import database
 from retention.config import VERSION, Settings
 from retention.database import Connection, transaction
-from retention.errors import NotFound
+from retention.errors import NotFound, UsageError
 from retention.ledger import Agent
 from retention.model import AgentKind
 from retention.seal import Bucket, RecordKey, Safe, new_record_key, open_safe
-from retention.vault import open_vault
+from retention.vault import ensure_vault, open_vault
 from retention.vault.base import Vault
 
 SOFTWARE = f"muniment {VERSION}"
@@ -54,9 +54,11 @@ def open_archive(settings: Settings, now: datetime) -> Iterator[Archive]:
             safe = open_safe(settings.keys, now, may_create=not has_keys)
             person = pseudonym(conn, safe, AgentKind.PERSON, settings.agent, now)
             software = pseudonym(conn, safe, AgentKind.SOFTWARE, SOFTWARE, now)
-        vault = open_vault(
-            settings.vault_url, access_key=settings.vault_access_key, secret_key=settings.vault_secret_key
-        )
+        access, secret = settings.vault_access_key, settings.vault_secret_key
+        if not has_keys:  # later a vault that is missing is a disk that is not mounted, never an empty vault
+            with suppress(UsageError):  # a bucket that cannot lock will do, but for classes that ask for it
+                ensure_vault(settings.vault_url, access_key=access, secret_key=secret)
+        vault = open_vault(settings.vault_url, access_key=access, secret_key=secret)
         vault.check()
         yield Archive(settings, connections, vault, safe, Agent(software, person, VERSION))
     finally:

@@ -34,6 +34,7 @@ def pool(url: str, *, size: int = 4, patience: float = 10.0) -> ConnectionPool[C
         max_size=size,
         open=True,
         timeout=patience,
+        reconnect_timeout=patience / 2,  # then it starts afresh, not minutes after the server came back
         check=ConnectionPool.check_connection,
         kwargs={"application_name": "muniment", "connect_timeout": 5, "options": "-c timezone=UTC"},
     )

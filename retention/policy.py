@@ -38,7 +38,7 @@ def sample() -> str:
 
 
 def load(archive: Archive, text: str, name: str, now: datetime) -> Version:
-    """Put a schedule in force. Raises ScheduleProblems with every mistake by line; then nothing is stored."""
+    """Put a schedule in force. Raises ScheduleError with every mistake by line; then nothing is stored."""
     parsed = schedule.load(text, name)
     with transaction(archive.connections) as conn:
         # Two loads at once would both find that theirs is new.

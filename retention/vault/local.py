@@ -347,7 +347,7 @@ def _when(facts: os.stat_result) -> datetime:
 
 def _no_root(root: Path) -> MunimentError:
     return ServiceUnavailable(
-        f"the vault folder {root} is not there: is its disk mounted? A new vault is made by `muniment init`"
+        f"the vault folder {root} is not there: is its disk mounted? A vault that is new is made with a new catalog"
     )
 
 
