@@ -202,9 +202,9 @@ def _summary(root: Path, outcome: _Outcome, run_id: str | None, red: dict[str, A
     print()
     if totals is not None:
         _print_totals(totals)
-    print(f"  {'seconds, ingestion':<26}{outcome.ingested - outcome.began:>10.1f}")
-    print(f"  {'seconds, report':<26}{outcome.reported - outcome.ingested:>10.1f}")
-    print(f"  {'seconds, all':<26}{time.monotonic() - say.started:>10.1f}\n")
+    print(f"  {'seconds, ingestion':<26}{outcome.ingested - outcome.began:>12.1f}")
+    print(f"  {'seconds, report':<26}{outcome.reported - outcome.ingested:>12.1f}")
+    print(f"  {'seconds, all':<26}{time.monotonic() - say.started:>12.1f}\n")
     wrong = []
     if outcome.ingest["state"] != "success" or totals is None or totals["missing"]:
         wrong.append(f"the ingestion ended as {outcome.ingest['state']}: see its log in Airflow")
@@ -225,21 +225,15 @@ def _summary(root: Path, outcome: _Outcome, run_id: str | None, red: dict[str, A
 
 
 def _print_totals(totals: dict[str, Any]) -> None:
-    """The account of the run; discovered is the sum of the four below it."""
-    words = {
-        "discovered": "discovered",
-        "admitted": "= admitted",
-        "quarantined": "+ quarantined",
-        "rejected": "+ rejected",
-        "known": "+ already known",
-        "missing": "MISSING",
-        "children": "children (inside others)",
-        "deferred": "left for the next run",
-        "bytes": "bytes",
-    }
-    for key, words_of_it in words.items():
-        if totals[key] or key not in ("missing", "children", "deferred"):
-            print(f"  {words_of_it:<26}{totals[key]:>10,}")
+    """The account of the run: in the words of `muniment ingest`, then what is counted apart."""
+    print(
+        f"  discovered {totals['discovered']:,} = admitted {totals['admitted']:,} + quarantined "
+        f"{totals['quarantined']:,} + rejected {totals['rejected']:,} + already known {totals['known']:,}\n"
+    )
+    apart = {"missing": "MISSING", "deferred": "left for the next run", "children": "children (inside others)"}
+    for key, words in {**apart, "bytes": "bytes"}.items():
+        if totals[key] or key in ("children", "bytes"):
+            print(f"  {words:<26}{totals[key]:>12,}")
 
 
 def _written(folder: Path, since: float) -> list[Path]:
