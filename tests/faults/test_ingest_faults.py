@@ -284,7 +284,8 @@ def test_postgresql_killed_rebuilds_descriptions_and_touches_nothing_else(
     embedded.up(own.root, postgres=True, s3=True)
     with psycopg.connect(own.database_url) as conn:
         assert conn.execute("SELECT count(*) FROM descriptions").fetchone() == (0,)
-    found = muniment(own, "--agent", "muniment", "--json", "find", "harvest")  # any command finds them missing and rebuilds them
+    # any command finds them missing and rebuilds them
+    found = muniment(own, "--agent", "muniment", "--json", "find", "harvest")
     assert len(json.loads(found.stdout)) == DOCUMENTS - 4
     assert f"rebuilding {DOCUMENTS} descriptions" in found.stderr
     with psycopg.connect(own.database_url) as conn:
