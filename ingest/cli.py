@@ -366,29 +366,33 @@ def _configured(root: Path, file: Path | None) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the entry point
 
 
+_STOPPED = 130  # 128 + SIGINT, as shells count
+
+
 def main() -> None:
     """Run the command line; what Muniment foresaw becomes one message and an exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer returns the code of an Exit, and of Ctrl-C
     except MunimentError as error:
         tell(f"muniment: {error}")
-        sys.exit(error.exit_code)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        tell("muniment: stopped. What was committed stands; run the same again to go on.")
-        sys.exit(130)
+        code = error.exit_code
     except BrokenPipeError:  # the reader of our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
+        code = 0
+    except OSError as error:  # a folder or file of the workspace that the operator must mend
+        tell(f"muniment: {error.filename or 'the workspace'}: {error.strerror or error}. Mend it, then run again.")
+        code = UsageError.exit_code
     except Exception as error:
         usage = getattr(error, "format_message", None)  # typer's own errors of usage
         if usage is None:
             raise
         context = getattr(error, "ctx", None)
         tell(f"muniment: {usage()}" + (f"\n{context.get_usage()}" if context else ""))
-        sys.exit(2)
+        code = UsageError.exit_code
+    if code == _STOPPED:
+        tell("muniment: stopped. What was committed stands; run the same again to go on.")
+    sys.exit(code)
 
 
 def _terminated(*_: object) -> None:

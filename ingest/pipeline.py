@@ -102,8 +102,9 @@ def ingest(
 def begin(archive: Archive, source: SourceConfig, clock: Clock = utc_now, *, scheduled: bool = False) -> Run:
     """List the source into batches on disk. Raises UsageError for a source that does not exist: no run then.
 
-    `scheduled`: other processes will work on it, and between two of them the run is not dead."""
-    clear_dead(archive, clock)
+    `scheduled`: other processes will work on it, and between two of them the run is not dead; its scheduler
+    runs a source once at a time, so an older run of the same source is."""
+    clear_dead(archive, clock, source.name if scheduled else None)
     left_out: Counter[str] = Counter()
 
     def count(one: LeftOut) -> None:
@@ -444,8 +445,10 @@ def alive(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def clear_dead(archive: Archive, clock: Clock) -> list[UUID]:
-    """Close the runs whose processes are gone, and remove what they left in the spool. Safe at any time."""
+def clear_dead(archive: Archive, clock: Clock, superseded: str | None = None) -> list[UUID]:
+    """Close the runs whose processes are gone, and remove what they left in the spool. Safe at any time.
+
+    `superseded` names a source whose scheduler begins a new run: what it rested on is over."""
     archive.settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     with transaction(archive.connections) as conn:
         open_runs = runs.running(conn)
@@ -453,7 +456,7 @@ def clear_dead(archive: Archive, clock: Clock) -> list[UUID]:
     for run_id, started_at in open_runs:
         folder = archive.settings.spool / str(run_id)
         old = clock() - started_at > PATIENCE
-        if folder.is_dir() and _dead(folder, old):
+        if folder.is_dir() and _dead(folder, old or _is_of(archive, run_id, superseded)):
             abandon(archive, run_id, clock)
             closed.append(run_id)
         elif old and not folder.is_dir():  # begun where we cannot see it, and long ago
@@ -464,6 +467,13 @@ def clear_dead(archive: Archive, clock: Clock) -> list[UUID]:
         if folder.name not in known and folder.is_dir() and _dead(folder, old=True):
             shutil.rmtree(folder, ignore_errors=True)
     return closed
+
+
+def _is_of(archive: Archive, run_id: UUID, source: str | None) -> bool:
+    try:
+        return source is not None and load_run(archive, run_id).source.name == source
+    except NotFound:
+        return False
 
 
 def abandon(archive: Archive, run_id: UUID, clock: Clock) -> None:

@@ -29,7 +29,7 @@ from retention.archive import Archive, pseudonym
 from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound
 from retention.ledger import Event
-from retention.model import AgentKind, Batch, Committed, Outcome, new_id
+from retention.model import AgentKind, Batch, Committed, Outcome
 from retention.seal import signing_key
 
 
@@ -148,11 +148,12 @@ def interrupt(archive: Archive, run_id: UUID, now: datetime) -> None:
 
 
 def observe(archive: Archive, dag: str, dag_run: str, success: bool, now: datetime) -> None:
-    """Enter the end of a scheduler's run, under ids that name nobody. Both ends: silence is failure."""
+    """Enter the end of a scheduler's run. Both ends: silence is failure. A DAG is named after its source: a pseudonym."""
     with transaction(archive.connections) as conn:
-        detail = {"dag": dag, "dag_run": dag_run}
+        scheduler = pseudonym(conn, archive.safe, AgentKind.SOFTWARE, dag, now)
+        detail = {"dag": str(scheduler), "dag_run": dag_run}
         outcome = "success" if success else "failure"
-        ledger.append(conn, [Event("ine", now, archive.agent, (new_id(now),), outcome, detail)], now)
+        ledger.append(conn, [Event("ine", now, archive.agent, (scheduler,), outcome, detail)], now)
 
 
 def running(conn: Connection) -> list[tuple[UUID, datetime]]:

@@ -28,9 +28,7 @@ def read(document: Document) -> Seen:
         text, encoding, sure = detect(read_head(file, document, seen))
     seen.metadata["encoding"] = encoding
     if not sure:
-        seen.findings.append(
-            finding("ENCODING-UNSURE", f"read as {encoding}, which no mark or check confirms")
-        )
+        seen.findings.append(finding("ENCODING-UNSURE", f"read as {encoding}, which no mark or check confirms"))
     settle(seen, text, document.limits)
     return seen
 
@@ -61,9 +59,7 @@ def settle(seen: Seen, text: str, limits: Limits) -> None:
         if hebrew.is_visual(text):
             text = hebrew.to_logical(text)
             seen.metadata["visual_order_mended"] = True
-            seen.findings.append(
-                finding("VISUAL-ORDER", "final letters stood at the beginnings of its words")
-            )
+            seen.findings.append(finding("VISUAL-ORDER", "final letters stood at the beginnings of its words"))
     seen.text = text
     if "language" not in seen.metadata and (language := language_of(text)):
         seen.metadata["language"] = language

@@ -353,3 +353,17 @@ def test_ids_of_one_moment_differ_and_sort_by_time(clock: Clock) -> None:
     assert {i.version for i in ids} == {7}
     assert max(ids) < new_id(two)
     assert isinstance(ids[0], UUID)
+
+
+def test_a_scheduler_that_begins_again_ends_what_it_left(archive: Archive, inbox: Path, clock: Clock) -> None:
+    source = sources.source_at(str(inbox), inbox)
+    left = pipeline.begin(archive, source, clock, scheduled=True)
+    other = pipeline.begin(archive, source.model_copy(update={"name": "other"}), clock, scheduled=True)
+    with pipeline.alive(other.folder):
+        pipeline.begin(archive, source, clock, scheduled=True)
+    assert not left.folder.exists()
+    assert other.folder.exists()
+    with transaction(archive.connections) as conn:
+        states = dict(conn.execute("SELECT run_id, state FROM runs").fetchall())
+    assert states[left.run_id] == "interrupted"
+    assert states[other.run_id] == "running"
