@@ -148,7 +148,7 @@ def interrupt(archive: Archive, run_id: UUID, now: datetime) -> None:
 
 
 def observe(archive: Archive, dag: str, dag_run: str, success: bool, now: datetime) -> None:
-    """Enter the end of a scheduler's run. Both ends: silence is failure. A DAG is named after its source: a pseudonym."""
+    """Enter the end of a scheduler's run, good or bad: silence is failure. The DAG, named after a source, is a pseudonym."""
     with transaction(archive.connections) as conn:
         scheduler = pseudonym(conn, archive.safe, AgentKind.SOFTWARE, dag, now)
         detail = {"dag": str(scheduler), "dag_run": dag_run}
