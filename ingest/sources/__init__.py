@@ -5,6 +5,7 @@ Rules of this package:
   three functions of `SourceModule`. Modules, and the libraries that they need, are imported when first used.
 - Everything that a source holds is listed, or said to `left_out` with the reason: a file that cannot be
   read is listed, and `open` says why. Nothing is dropped in silence.
+- The workspace is never a source: it holds the root key, the spool and the records themselves.
 - `discover` yields in the same order each time, and reads no content. The original is never changed.
 - `open` raises NotFound for what is gone, Unreadable for what the source will not give, and never hangs
   on what is no document. A source that does not answer is ServiceUnavailable; one that was named wrongly
@@ -57,6 +58,7 @@ class Why(StrEnum):
     EXCLUDED = "excluded"  # by a pattern of the source
     LINK = "link"  # a symbolic link is never followed
     MARKER = "marker"  # an empty object that only stands for a folder
+    WORKSPACE = "workspace"  # the workspace itself is never a source: it holds the keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,12 @@ class SourceModule(Protocol):
         ...
 
     def discover(
-        self, config: SourceConfig, after: Json, now: datetime, left_out: Callable[[LeftOut], None]
+        self,
+        config: SourceConfig,
+        after: Json,
+        now: datetime,
+        left_out: Callable[[LeftOut], None],
+        never: Path | None = None,
     ) -> Iterator[SourceFile]:
         """What the source holds. Raises UsageError or ServiceUnavailable at once, not at the first item."""
         ...
@@ -129,13 +136,15 @@ def discover(
     *,
     now: datetime,
     left_out: Callable[[LeftOut], None] = lambda _: None,
+    never: Path | None = None,
 ) -> Iterator[SourceFile]:
     """List what a source holds; `now` (UTC) is what a file's age is measured against.
 
-    Raises UsageError where the source does not exist or may not be listed, ServiceUnavailable where it does
+    `never` is the workspace: a folder that is not looked into, whatever path leads to it. Raises UsageError
+    where the source does not exist, may not be listed or is inside `never`, ServiceUnavailable where it does
     not answer. What is seen and not listed is told to `left_out`.
     """
-    return _protocol(config.url).discover(config, after, now, left_out)
+    return _protocol(config.url).discover(config, after, now, left_out, never)
 
 
 def open(config: SourceConfig, file: SourceFile) -> BinaryIO:
@@ -259,6 +268,8 @@ FROM_ENVIRONMENT = "Give credentials in the environment (for S3: AWS_ACCESS_KEY_
 
 def _address(url: str, base: Path) -> str:
     """The normal form of a URL or path. Raises ValueError, whose text holds no credential."""
+    if not url:  # joined to the base it would mean all that is there
+        raise ValueError("expected a path or URL, found an empty one")
     parts = urlsplit(url) if "://" in url else urlsplit("file:")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"refusing to use a URL that holds a user or password. {FROM_ENVIRONMENT}")

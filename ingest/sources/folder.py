@@ -3,6 +3,7 @@
 Rules of this module:
 - Symbolic links are never followed: not on the way to a file, and not when a file is opened after it was
   listed. Folders are opened one below the other from the root, so that a swap in between leads nowhere.
+- The workspace is known by device and inode, so that no other path, link or mount of it is taken in.
 - A FIFO, socket or device is listed, and `open` refuses it without waiting for anybody.
 - A folder that cannot be listed is listed itself, with "/" at its end, and `open` says why.
 - Entries come depth first, in bytewise order of `place`.
@@ -55,6 +56,8 @@ def address(url: str, base: Path) -> str:
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
             raise ValueError("expected file:///folder without host, '?' and '#' ('%23' for '#' in a name)")
+        if not parts.path:
+            raise ValueError("expected file:///folder, found no folder in it")
         path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
     if "\0" in str(path):
         raise ValueError("expected a path, found one with a NUL in it")
@@ -62,7 +65,11 @@ def address(url: str, base: Path) -> str:
 
 
 def discover(
-    config: SourceConfig, after: Json, now: datetime, left_out: Callable[[LeftOut], None]
+    config: SourceConfig,
+    after: Json,
+    now: datetime,
+    left_out: Callable[[LeftOut], None],
+    never: Path | None = None,
 ) -> Iterator[SourceFile]:
     """Every file below the folder, or the one file. Nothing is remembered between runs: `after` is unused."""
     del after
@@ -77,9 +84,29 @@ def discover(
             f"source {config.name!r}: {root} cannot be read: {error.strerror}. Expected a folder or file that "
             "this user may read; correct the path, or mount it."
         ) from None
+    workspace = _identity(never)
+    if workspace is not None and any(_identity(folder) == workspace for folder in _and_above(root)):
+        raise UsageError(
+            f"refusing to ingest {root}: it is inside the workspace {never}, which holds the keys and the records. "
+            "Name a folder of documents outside of it."
+        )
     if not stat.S_ISDIR(info.st_mode):
         return iter(_listed(config, _Entry(root.name, info), now, left_out))
-    return _walk(config, root, now, left_out)
+    return _walk(config, root, now, left_out, workspace)
+
+
+def _identity(folder: Path | None) -> tuple[int, int] | None:
+    """Device and inode; None if there is no such folder."""
+    try:
+        info = folder.stat() if folder is not None else None
+    except FileNotFoundError:
+        return None
+    return (info.st_dev, info.st_ino) if info is not None else None
+
+
+def _and_above(root: Path) -> tuple[Path, ...]:
+    resolved = root.resolve()
+    return (resolved, *resolved.parents)
 
 
 def open(config: SourceConfig, file: SourceFile) -> BinaryIO:
@@ -107,7 +134,13 @@ def _root(config: SourceConfig) -> Path:
     return Path(os.fsdecode(unquote_to_bytes(urlsplit(config.url).path)))
 
 
-def _walk(config: SourceConfig, root: Path, now: datetime, left_out: Callable[[LeftOut], None]) -> Iterator[SourceFile]:
+def _walk(
+    config: SourceConfig,
+    root: Path,
+    now: datetime,
+    left_out: Callable[[LeftOut], None],
+    workspace: tuple[int, int] | None,
+) -> Iterator[SourceFile]:
     """Depth first, in order of place; one folder's entries in memory for each level that is open."""
     waiting = [iter(_entries(root, ()))]
     while waiting:
@@ -116,6 +149,8 @@ def _walk(config: SourceConfig, root: Path, now: datetime, left_out: Callable[[L
             waiting.pop()
         elif not entry.place.endswith("/"):
             yield from _listed(config, entry, now, left_out)
+        elif entry.info is not None and (entry.info.st_dev, entry.info.st_ino) == workspace:
+            left_out(LeftOut(config.name, entry.place, Why.WORKSPACE))
         elif excluded(config, entry.place, folder=True):
             left_out(LeftOut(config.name, entry.place, Why.EXCLUDED))
         else:

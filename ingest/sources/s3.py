@@ -60,12 +60,18 @@ def address(url: str, base: Path) -> str:
 
 
 def discover(
-    config: SourceConfig, after: Json, now: datetime, left_out: Callable[[LeftOut], None]
+    config: SourceConfig,
+    after: Json,
+    now: datetime,
+    left_out: Callable[[LeftOut], None],
+    never: Path | None = None,
 ) -> Iterator[SourceFile]:
-    """Every object below the prefix. `after` and `now` are unused: revisions tell what is known."""
+    """Every object below the prefix. `after` and `now` are unused: revisions tell what is known.
+
+    Nor is `never`: a workspace is a folder."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    del after, now
+    del after, now, never
     bucket, prefix = _bucket_and_prefix(config.url)
     try:
         paginator = _client(config.url).get_paginator("list_objects_v2")

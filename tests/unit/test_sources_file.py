@@ -167,3 +167,10 @@ def test_ingest_url_is_its_name() -> None:
 def test_url_that_no_protocol_reads(url: str) -> None:
     with pytest.raises(UsageError, match=r"ingest: .*expected"):
         source_at(url, Path("/"))
+
+
+@pytest.mark.parametrize("nothing", ["", "file://", "file://localhost"])
+def test_an_empty_place_is_not_the_current_folder(tmp_path: Path, nothing: str) -> None:
+    with pytest.raises(UsageError, match="found (an empty one|no folder)"):
+        source_at(nothing, tmp_path)
+    assert mistakes(tmp_path, f"sources:\n  - {{name: a, url: '{nothing}'}}\n")[0].startswith("2: url: expected")

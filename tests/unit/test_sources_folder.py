@@ -282,3 +282,26 @@ def test_out_of_file_handles_is_not_held_against_the_document(tmp_path: Path) ->
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "24\n"
+
+
+def test_the_workspace_is_left_out_wherever_it_lies_and_whatever_it_is_called(tmp_path: Path) -> None:
+    write(tmp_path, "a", "deep/var/keys/root.key", "deep/var/spool/x", "deep/b", "var/c")
+    left: list[LeftOut] = []
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "var")
+    found = sources.discover(config(tmp_path), now=NOW, left_out=left.append, never=tmp_path / "link")
+    assert [file.place for file in found] == ["a", "deep/b", "var/c"]
+    assert LeftOut("box", "deep/var/", Why.WORKSPACE) in left
+
+
+@pytest.mark.parametrize("place", ["var", "var/inbox", "var/inbox/a", "way/inbox", "way/inbox/a", "way"])
+def test_a_source_inside_the_workspace_is_refused(tmp_path: Path, place: str) -> None:
+    write(tmp_path, "var/inbox/a")
+    (tmp_path / "way").symlink_to(tmp_path / "var")
+    with pytest.raises(UsageError, match=r"^refusing to ingest .*: it is inside the workspace"):
+        sources.discover(source_at(place, tmp_path), now=NOW, never=tmp_path / "var")
+    assert listed(source_at(place, tmp_path))[0]  # it is the workspace that is refused, not the folder
+
+
+def test_a_workspace_that_is_not_there_yet_hides_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    assert [file.place for file in sources.discover(config(tmp_path), now=NOW, never=tmp_path / "var")] == ["a"]
