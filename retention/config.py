@@ -9,10 +9,10 @@ Rules of this module:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from retention.errors import UsageError
 
@@ -62,17 +62,55 @@ def external(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The URLs of external services, checked: (database, vault); None where the embedded one is meant."""
     database = environ.get("MUNIMENT_DATABASE_URL") or None
     vault = environ.get("MUNIMENT_VAULT_URL") or None
-    if database and urlsplit(database).scheme not in ("postgresql", "postgres"):
+    if database and (wrong := _wrong_database(database)):
         raise UsageError(
-            f"MUNIMENT_DATABASE_URL: expected postgresql://user:password@host:port/database, found a URL of "
-            f"scheme {urlsplit(database).scheme!r}. Correct it, or unset it to use the embedded PostgreSQL."
+            f"MUNIMENT_DATABASE_URL: expected postgresql://user:password@host:port/database, found {wrong}. "
+            "Correct it, or unset it to use the embedded PostgreSQL."
         )
-    if vault and urlsplit(vault).scheme not in ("s3", "file"):
+    if vault and _scheme(vault) not in ("s3", "file"):
         raise UsageError(
             f"MUNIMENT_VAULT_URL: expected s3://bucket/prefix or file:///folder, found a URL of scheme "
-            f"{urlsplit(vault).scheme!r}. Correct it, or unset it to use the embedded S3."
+            f"{_scheme(vault)!r}. Correct it, or unset it to use the embedded S3."
         )
     return database, vault
+
+
+def _scheme(url: str) -> str:
+    """The part before "://"; anything else may be a secret that lost its way."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return found[1].lower() if found else ""
+
+
+def _wrong_database(url: str) -> str | None:
+    """What is wrong with the URL of a database, if anything. The words hold no part of it that may be secret."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    if _scheme(url) not in ("postgresql", "postgres"):
+        return f"a URL of scheme {_scheme(url)!r}"
+    try:
+        url.encode()
+        found = conninfo_to_dict(url)
+    except UnicodeEncodeError:
+        return "one that is not UTF-8"
+    except psycopg.Error:  # its text quotes the password
+        return f"one that cannot be read: {_ENCODE}"
+    host, port = str(found.get("host") or ""), str(found.get("port") or "")
+    if "@" in host or "@" in url.partition("://")[2].partition("/")[2].partition("?")[0]:
+        return f"an '@' after the name of the host: {_ENCODE}"
+    if not all(not part or (_number(part) and 0 < int(part) < 65_536) for part in port.split(",")):
+        return f"a port that is not a number from 1 to 65535, or {_ENCODE}"
+    return None
+
+
+_ENCODE = (
+    "a character of user or password that must be written by its number ('%25' for '%', '%2F' for '/', '%40' for '@')"
+)
+
+
+def _number(text: str) -> bool:
+    """True for ASCII digits alone: `isdigit` takes '²', which is no number to `int`."""
+    return text.isascii() and text.isdecimal() and len(text) < 20
 
 
 def integer(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -80,6 +118,6 @@ def integer(environ: Mapping[str, str], name: str, default: int, low: int, high:
     found = environ.get(name)
     if not found:
         return default
-    if not found.isdigit() or not low <= int(found) <= high:
+    if not _number(found) or not low <= int(found) <= high:
         raise UsageError(f"{name}: expected a whole number from {low} to {high}, found {found!r}.")
     return int(found)
