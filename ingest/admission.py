@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from dataclasses import dataclass
+from datetime import date, datetime, time
 from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from ingest import classification
 from ingest.model import Extraction, Finding, Severity, SourceFile, Spooled, finding
@@ -48,10 +49,12 @@ class Policy:
     schedule: Schedule
     now: datetime
     locks: bool  # whether the vault can lock
-    received: date = field(init=False)
+    arrived: datetime | None = None  # where that was before now: a document that waited in quarantine
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "received", engine.civil_date(self.now, self.schedule.timezone))
+    @property
+    def received(self) -> date:
+        """The civil date of receipt."""
+        return engine.civil_date(self.arrived or self.now, self.schedule.timezone)
 
 
 def read(spooled: Spooled, sighting: Sighting, extraction: Extraction, policy: Policy) -> Read:
@@ -69,10 +72,8 @@ def admit(
     document: Read, validated: Extraction, findings: tuple[Finding, ...], policy: Policy
 ) -> Unit | Detained | Turned:
     """Decide one unit. `validated` is the extraction with each part's findings as the profile weighs them."""
-    record_class = policy.schedule.record_class(document.class_id)
-    if record_class is not None and record_class.worm is not Worm.NONE and not policy.locks:
-        said = f"Class {record_class.id} asks for a {record_class.worm} lock; this vault cannot lock."
-        findings = (*findings, finding("WORM-UNAVAILABLE", said))
+    if refusal := unlockable(document, policy):
+        findings = (*findings, refusal)
     match worst(findings):
         case Severity.REJECT:
             return Turned(new_id(policy.now), describe(document.spooled.file, validated, findings, document.texts))
@@ -82,6 +83,15 @@ def admit(
             return Detained(new_id(policy.now), spooled.path, spooled.sha256, spooled.size, described)
         case _:
             return unit(document, validated, policy)
+
+
+def unlockable(document: Read, policy: Policy) -> Finding | None:
+    """The finding of a document whose class must be locked, where the vault cannot lock."""
+    record_class = policy.schedule.record_class(document.class_id)
+    if record_class is None or record_class.worm is Worm.NONE or policy.locks:
+        return None
+    said = f"Class {record_class.id} asks for a {record_class.worm} lock; this vault cannot lock."
+    return finding("WORM-UNAVAILABLE", said)
 
 
 def unit(document: Read, validated: Extraction, policy: Policy) -> Unit:
@@ -116,6 +126,7 @@ def describe(
         puid=extraction.identification.puid,
         language=_text(extraction, "language"),
         sha256=extraction.sha256,
+        modified=file.modified,
         metadata=metadata,
         findings=tuple(Coded(f.code, f.severity.value, f.message) for f in findings),
         text=texts.get(str(extraction.path), b""),
@@ -193,5 +204,5 @@ def _wanted_lock(
     if until is None:
         return record_class.worm.value, policy.now + ROLLING
     longest = policy.now + LONGEST
-    end = min(longest, datetime.combine(until, time.max, UTC))
+    end = min(longest, datetime.combine(until, time.max, ZoneInfo(policy.schedule.timezone)))
     return (record_class.worm.value, end) if end > policy.now else None

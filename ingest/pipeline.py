@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +36,7 @@ from ingest.extraction.workers import Workers
 from ingest.model import Extraction, Finding, SourceFile, Spooled
 from ingest.sources import LeftOut, SourceConfig, Why
 from ingest.spool import check_space, spool
-from retention import capture, locks, policy, quarantine, runs
+from retention import capture, descriptors, locks, policy, quarantine, runs
 from retention.archive import Archive
 from retention.database import transaction
 from retention.errors import NotFound, Refused
@@ -43,6 +44,7 @@ from retention.model import Batch, Committed, Detained, Sighting, Turned, Unit, 
 
 Clock = Callable[[], datetime]
 PATIENCE = timedelta(days=1)  # a run of a scheduler may rest so long between two of its tasks
+LASTING = ("EMPTY", "TOO-LARGE", "UNREADABLE")  # rejected once: the same file would be rejected again
 
 
 def utc_now() -> datetime:
@@ -110,7 +112,7 @@ def begin(archive: Archive, source: SourceConfig, clock: Clock = utc_now, *, sch
     def count(one: LeftOut) -> None:
         left_out[one.why.value] += 1
 
-    listing = sources.discover(source, now=clock(), left_out=count)
+    listing = sources.discover(source, now=clock(), left_out=count, never=archive.settings.root)
     first = next(listing, None)  # a source that cannot be listed says so before a run is begun
     version = in_force(archive, clock)
     run_id = new_id(clock())
@@ -222,9 +224,8 @@ def work(
             with transaction(archive.connections) as conn:
                 if runs.committed(conn, run.run_id, number):
                     continue
-            scratch = run.folder / f"batch-{number:06d}"
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(mode=0o700)
+            # of this process alone: a scheduler may have given the batch to another one too
+            scratch = Path(tempfile.mkdtemp(prefix=f"batch-{number:06d}-", dir=run.folder))
             reading = _read_batch(archive, run, number, Policy(schedule, clock(), can_lock), staff, scratch, progress)
             if storing is not None:
                 done.append(storing.result())
@@ -240,8 +241,8 @@ class _Reading:
 
     number: int
     policy: Policy
-    known: list[bytes] = field(default_factory=list)
-    turned: list[Turned] = field(default_factory=list)
+    known: list[tuple[bytes, UUID]] = field(default_factory=list)
+    turned: list[tuple[Sighting | None, Turned]] = field(default_factory=list)
     read: list[Read] = field(default_factory=list)
 
 
@@ -262,9 +263,10 @@ def _read_batch(
     def to_read() -> Iterator[tuple[int, Path, str]]:
         for index, (file, sighting, copy) in enumerate(_spool_batch(archive, run, files, scratch)):
             if isinstance(copy, Finding):
-                reading.turned.append(admission.turned(file, copy, rules.now))
-            elif copy is None:
-                reading.known.append(sighting.place)
+                remembered = sighting if copy.code in LASTING else None
+                reading.turned.append((remembered, admission.turned(file, copy, rules.now)))
+            elif isinstance(copy, UUID):
+                reading.known.append((sighting.place, copy))
             else:
                 spooled[index] = (copy, sighting)
                 yield index, copy.path, PurePosixPath(file.place).name or file.place
@@ -286,25 +288,29 @@ def _read_batch(
 
 def _spool_batch(
     archive: Archive, run: Run, files: Sequence[SourceFile], scratch: Path
-) -> Iterator[tuple[SourceFile, Sighting, Spooled | Finding | None]]:
-    """Each file with its copy, the finding that stands for it, or None where the same bytes are known."""
+) -> Iterator[tuple[SourceFile, Sighting, Spooled | Finding | UUID]]:
+    """Each file with its copy, the finding that stands for it, or what the same bytes became before."""
     safe = archive.safe
     places = [safe.place(file.source, file.place) for file in files]
     before = capture.known(archive, places)
 
-    def one(file: SourceFile, place: bytes) -> tuple[SourceFile, Sighting, Spooled | Finding | None]:
-        content, revision, _ = before.get(place, (None, None, None))
+    def one(file: SourceFile, place: bytes) -> tuple[SourceFile, Sighting, Spooled | Finding | UUID]:
+        content, revision, subject = before.get(place, (None, None, None))
         seen = safe.revision(file.revision) if file.revision else None
-        if revision is not None and revision == seen:
-            return file, Sighting(place, content or b"", seen), None
+        if subject is not None and revision is not None and revision == seen:
+            return file, Sighting(place, content or b"", seen), subject
         copy = spool(lambda: sources.open(run.source, file), file, scratch, run.source.max_bytes)
         if isinstance(copy, Finding):
-            return file, Sighting(place, b""), copy
-        found = safe.content(copy.sha256)
-        if found == content:
+            # No bytes to know it by: what the source lists of it stands for them.
+            found = safe.content(f"{copy.code} {file.size} {file.modified}".encode())
+        else:
+            found = safe.content(copy.sha256)
+        sighting = Sighting(place, found, seen, replaces=content)
+        if subject is None or found != content:
+            return file, sighting, copy
+        if isinstance(copy, Spooled):
             copy.path.unlink()
-            return file, Sighting(place, found, seen), None
-        return file, Sighting(place, found, seen, replaces=content), copy
+        return file, sighting, subject
 
     with ThreadPoolExecutor(4, "spool") as threads:
         yield from threads.map(one, files, places)
@@ -329,7 +335,7 @@ def _store_batch(archive: Archive, run: Run, reading: _Reading, scratch: Path, c
             case Detained() as kept:
                 detained.append((one.sighting, kept))
             case Turned() as away:
-                turned.append(away)
+                turned.append((one.sighting, away))
     batch = Batch(
         run_id=run.run_id,
         number=reading.number,
@@ -398,36 +404,57 @@ def finish(archive: Archive, run: Run, clock: Clock = utc_now, started: float | 
     )
 
 
+def finish_again(archive: Archive, run_id: UUID, clock: Clock = utc_now) -> Ingested:
+    """`finish` for a scheduler, whose answer may have been lost: a run that has ended answers as it did."""
+    try:
+        return finish(archive, load_run(archive, run_id), clock)
+    except NotFound:
+        with transaction(archive.connections) as conn:
+            if not runs.ended(conn, run_id):
+                raise
+            totals = runs.totals(conn, run_id)
+        return Ingested(run_id, totals, 0.0, archive.settings.runs / str(run_id) / "reconciliation.json", {})
+
+
 # ---------------------------------------------------------------- out of quarantine
 
 
 def release(archive: Archive, quarantine_id: UUID, clock: Clock = utc_now) -> UUID:
     """Read a quarantined document again and capture it, findings and all; returns its record. A run of its own.
 
-    Raises NotFound, Refused (it was decided before), ServiceUnavailable."""
+    Raises NotFound, Refused (decided before; its class must be locked and cannot be), ServiceUnavailable."""
     with transaction(archive.connections) as conn:
         kept = quarantine.show(conn, quarantine_id)
-    if kept.state != "held":
-        raise Refused(f"refusing to release {quarantine_id}: it was {kept.state} before.")
+        if kept.state != "held":
+            raise Refused(f"refusing to release {quarantine_id}: it was {kept.state} before.")
+        told = descriptors.read_line(archive, conn, quarantine_id)
     rules = in_force(archive, clock)
     run_id = new_id(clock())
     folder = archive.settings.spool / str(run_id)
     folder.mkdir(parents=True, mode=0o700)
-    with alive(folder):
-        path = folder / "document"
-        quarantine.open_bytes(archive, quarantine_id, path)
-        with Workers(count=1) as workers:
-            ((_, extraction),) = workers.extract_all([(0, path, kept.name or "document")], folder)
-        file = SourceFile(kept.source or "quarantine", kept.place or str(quarantine_id), kept.size, None)
-        decided = Policy(rules.schedule, clock(), archive.vault.locks())
-        copy = Spooled(file, path, extraction.sha256, extraction.size)
-        document = admission.read(copy, Sighting(b"", b""), extraction, decided)
-        runs.start(archive, run_id, file.source, rules.version, clock())
-        batch = Batch(run_id, 0, admitted=(admission.unit(document, document.extraction, decided),))
-        capture.capture(archive, batch, clock, releasing=quarantine_id)
-        runs.close(archive, run_id, 1, 0, clock())
+    try:
+        with alive(folder):
+            path = folder / "document"
+            quarantine.open_bytes(archive, quarantine_id, path)
+            with Workers(count=1) as workers:
+                ((_, extraction),) = workers.extract_all([(0, path, told.name)], folder)
+            file = SourceFile(told.source, told.place, kept.size, told.modified)
+            decided = Policy(rules.schedule, clock(), archive.vault.locks(), arrived=kept.recorded_at)
+            copy = Spooled(file, path, extraction.sha256, extraction.size)
+            document = admission.read(copy, Sighting(b"", b""), extraction, decided)
+            if refusal := admission.unlockable(document, decided):
+                raise Refused(f"refusing to release {quarantine_id}: {refusal.message}")
+            runs.start(archive, run_id, file.source, rules.version, clock())
+            batch = Batch(run_id, 0, admitted=(admission.unit(document, document.extraction, decided),))
+            capture.capture(archive, batch, clock, releasing=quarantine_id)
+            runs.close(archive, run_id, 1, 0, clock())
+    except BaseException:
+        with suppress(Exception):
+            abandon(archive, run_id, clock)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     locks.drain(archive, clock())
-    shutil.rmtree(folder, ignore_errors=True)
     return batch.admitted[0].deposits[0].record_id
 
 
@@ -440,6 +467,7 @@ def alive(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # shared: several batches of one run may be worked on at once
+        os.utime(descriptor)
         yield
     finally:
         os.close(descriptor)
@@ -455,16 +483,15 @@ def clear_dead(archive: Archive, clock: Clock, superseded: str | None = None) ->
     closed = []
     for run_id, started_at in open_runs:
         folder = archive.settings.spool / str(run_id)
-        old = clock() - started_at > PATIENCE
-        if folder.is_dir() and _dead(folder, old or _is_of(archive, run_id, superseded)):
+        if folder.is_dir() and _dead(folder, clock(), _is_of(archive, run_id, superseded)):
             abandon(archive, run_id, clock)
             closed.append(run_id)
-        elif old and not folder.is_dir():  # begun where we cannot see it, and long ago
+        elif clock() - started_at > PATIENCE and not folder.is_dir():  # begun where we cannot see it, long ago
             runs.interrupt(archive, run_id, clock())
             closed.append(run_id)
     known = {str(run_id) for run_id, _ in open_runs}
     for folder in archive.settings.spool.iterdir():
-        if folder.name not in known and folder.is_dir() and _dead(folder, old=True):
+        if folder.name not in known and folder.is_dir() and _dead(folder, clock(), superseded=True):
             shutil.rmtree(folder, ignore_errors=True)
     return closed
 
@@ -487,18 +514,21 @@ def abandon(archive: Archive, run_id: UUID, clock: Clock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _dead(folder: Path, old: bool) -> bool:
+def _dead(folder: Path, now: datetime, superseded: bool) -> bool:
     """True if no process works on it. Between two tasks of a DAG none does, and the scheduler will go on."""
-    if (folder / "scheduled").exists() and not old:
-        return False
     try:
         descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return old
+    except FileNotFoundError:  # just made, or what is left of one that was being removed
+        return _rested(folder.stat(), now)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
+        return superseded or not (folder / "scheduled").exists() or _rested(os.fstat(descriptor), now)
     except BlockingIOError:
         return False
     finally:
         os.close(descriptor)
+
+
+def _rested(status: os.stat_result, now: datetime) -> bool:
+    """True if nobody has worked on it for longer than a scheduler may rest."""
+    return now.timestamp() - status.st_mtime > PATIENCE.total_seconds()

@@ -49,20 +49,33 @@ def open_archive(settings: Settings, now: datetime) -> Iterator[Archive]:
     database.migrate(settings.database_url)
     connections = database.pool(settings.database_url)
     try:
+        access, secret = settings.vault_access_key, settings.vault_secret_key
         with transaction(connections) as conn:
-            has_keys = conn.execute("SELECT EXISTS (SELECT FROM key_buckets)").fetchone() == (True,)
-            safe = open_safe(settings.keys, now, may_create=not has_keys)
+            # Nothing is entered before vault and safe are there: what fails here may be mended and tried again.
+            first = conn.execute("SELECT NOT EXISTS (SELECT FROM key_buckets)").fetchone() == (True,)
+            safe = open_safe(settings.keys, now, may_create=first)
+            _belong(conn, safe)
+            if first:  # later a vault that is missing is a disk that is not mounted, never an empty vault
+                with suppress(UsageError):  # a bucket that cannot lock will do, but for classes that ask for it
+                    ensure_vault(settings.vault_url, access_key=access, secret_key=secret)
+            vault = open_vault(settings.vault_url, access_key=access, secret_key=secret)
+            vault.check()
             person = pseudonym(conn, safe, AgentKind.PERSON, settings.agent, now)
             software = pseudonym(conn, safe, AgentKind.SOFTWARE, SOFTWARE, now)
-        access, secret = settings.vault_access_key, settings.vault_secret_key
-        if not has_keys:  # later a vault that is missing is a disk that is not mounted, never an empty vault
-            with suppress(UsageError):  # a bucket that cannot lock will do, but for classes that ask for it
-                ensure_vault(settings.vault_url, access_key=access, secret_key=secret)
-        vault = open_vault(settings.vault_url, access_key=access, secret_key=secret)
-        vault.check()
         yield Archive(settings, connections, vault, safe, Agent(software, person, VERSION))
     finally:
         connections.close()
+
+
+def _belong(conn: Connection, safe: Safe) -> None:
+    """Bind the catalog to the first safe it is opened with. Raises UsageError for any other."""
+    conn.execute("INSERT INTO belongs_to (safe) VALUES (%s) ON CONFLICT DO NOTHING", (safe.tag,))
+    row = conn.execute("SELECT safe FROM belongs_to").fetchone()
+    if row is None or bytes(row[0]) != safe.tag:
+        raise UsageError(
+            f"key safe {safe.folder}: refusing to use it with this catalog, which belongs to another safe. Nothing "
+            "could be read with this one. Use the workspace of the catalog, or restore its keys."
+        )
 
 
 def pseudonym(conn: Connection, safe: Safe, kind: AgentKind, name: str, now: datetime) -> UUID:

@@ -70,20 +70,24 @@ def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], relea
     objects, lines = descriptors.store(archive, sealed, clock())
     now = clock()
     with transaction(archive.connections) as conn:
+        runs.hold_open(conn, batch.run_id, batch.number)
         if runs.committed(conn, batch.run_id, batch.number):
             return Committed((), 0, again=True)
-        taken, superseded = ({}, {}) if releasing else _take_places(conn, batch, now)
-        lost = () if releasing else _lost(batch, taken)
-        batch = batch if releasing else _only(batch, taken)
+        if releasing is not None:
+            former = quarantine.take(conn, releasing)
+            superseded = {batch.admitted[0].deposits[0].record_id: former} if former else {}
+        else:
+            taken, superseded = _take_places(conn, batch, now)
+            batch = _only(conn, batch, taken)
         subjects = _subjects(batch)
         store_keys(conn, archive.safe, {s: (keys[s], scope) for s, (_, _, scope) in subjects.items()}, now)
         descriptors.insert(conn, objects, [line for line in lines if line.subject_id in subjects], now)
         descriptors.describe(conn, ((s, 1, kind, description) for s, (kind, description, _) in subjects.items()))
         _insert_records(conn, batch, placed, superseded, now)
-        quarantine.insert(conn, batch.run_id, _kept(batch, placed), now)
+        quarantine.insert(conn, batch.run_id, _kept(batch, placed, superseded), now)
         _insert_findings(conn, subjects)
         locks.enqueue(conn, _wanted_locks(batch, placed), now)
-        result = Committed(_items(batch, lost), sum(d.size for u in batch.admitted for d in u.deposits))
+        result = Committed(_items(batch), sum(d.size for u in batch.admitted for d in u.deposits))
         runs.record_batch(conn, batch, result, now)
         where = {line.subject_id: line for line in lines}
         events = list(_events(archive, batch, placed, where, superseded, now))
@@ -145,11 +149,10 @@ def _put(archive: Archive, path: Path, name: str, lock: Lock | None) -> _Placed:
 
 def _take_places(conn: Connection, batch: Batch, now: datetime) -> tuple[dict[bytes, UUID], dict[UUID, UUID]]:
     """Take the places of this batch: place -> subject where it is ours now, and subject -> what it supersedes."""
-    wanted = sorted(
-        [(u.sighting, u.deposits[0].record_id) for u in batch.admitted]
-        + [(sighting, detained.quarantine_id) for sighting, detained in batch.quarantined],
-        key=lambda one: one[0].place,
-    )
+    wanted = sorted(_seen(batch), key=lambda one: one[0].place)
+    places = sorted({s.place for s, _ in wanted} | {place for place, _ in batch.known})
+    # All that exist, in one order, before any is made or changed: two writers wait, and never for each other.
+    conn.execute("SELECT 1 FROM sightings WHERE place = ANY(%s) ORDER BY place FOR UPDATE", (places,))
     columns = [
         [s.place for s, _ in wanted],
         [s.content for s, _ in wanted],
@@ -158,9 +161,7 @@ def _take_places(conn: Connection, batch: Batch, now: datetime) -> tuple[dict[by
         [s.replaces for s, _ in wanted],
     ]
     conn.execute(
-        "UPDATE sightings SET last_seen = %s WHERE place IN (SELECT place FROM sightings WHERE place = ANY(%s) "
-        "ORDER BY place FOR UPDATE)",
-        (now, sorted(batch.known)),
+        "UPDATE sightings SET last_seen = %s WHERE place = ANY(%s)", (now, [place for place, _ in batch.known])
     )
     fresh = conn.execute(
         """INSERT INTO sightings (place, content, revision, subject_id, first_seen, last_seen)
@@ -186,18 +187,34 @@ def _take_places(conn: Connection, batch: Batch, now: datetime) -> tuple[dict[by
     return taken, {former[row[0]]: row[0] for row in records}
 
 
-def _only(batch: Batch, taken: Mapping[bytes, UUID]) -> Batch:
-    """The batch without what another run has captured in the meantime."""
+def _seen(batch: Batch) -> list[tuple[Sighting, UUID]]:
+    """Every place that this batch takes, and the subject that it becomes."""
+    return [
+        *((u.sighting, u.deposits[0].record_id) for u in batch.admitted),
+        *((sighting, detained.quarantine_id) for sighting, detained in batch.quarantined),
+        *((sighting, turned.item_id) for sighting, turned in batch.rejected if sighting is not None),
+    ]
+
+
+def _only(conn: Connection, batch: Batch, taken: Mapping[bytes, UUID]) -> Batch:
+    """The batch without what another run has captured in the meantime, which is known now.
+
+    If the other one saw other bytes there, ours are in no list: the run shows them as missing, and the next
+    one takes them."""
+    ours = set(taken.values())
+    lost = [(s.place, s.content) for s, subject in _seen(batch) if subject not in ours]
+    known = conn.execute(
+        "SELECT place, subject_id FROM sightings JOIN unnest(%s::bytea[], %s::bytea[]) AS n(place, content) "
+        "USING (place, content)",
+        ([place for place, _ in lost], [content for _, content in lost]),
+    ).fetchall()
     return replace(
         batch,
-        admitted=tuple(u for u in batch.admitted if taken.get(u.sighting.place) == u.deposits[0].record_id),
-        quarantined=tuple(q for q in batch.quarantined if taken.get(q[0].place) == q[1].quarantine_id),
+        admitted=tuple(u for u in batch.admitted if u.deposits[0].record_id in ours),
+        quarantined=tuple(q for q in batch.quarantined if q[1].quarantine_id in ours),
+        rejected=tuple(t for t in batch.rejected if t[0] is None or t[1].item_id in ours),
+        known=(*batch.known, *((bytes(place), subject) for place, subject in known)),
     )
-
-
-def _lost(batch: Batch, taken: Mapping[bytes, UUID]) -> tuple[bytes, ...]:
-    sightings: list[Sighting] = [u.sighting for u in batch.admitted] + [s for s, _ in batch.quarantined]
-    return tuple(s.place for s in sightings if s.place not in taken)
 
 
 # ---------------------------------------------------------------- the rows
@@ -211,7 +228,7 @@ def _subjects(batch: Batch) -> dict[UUID, tuple[str, Description, str]]:
             found[deposit.record_id] = ("record", deposit.description, deposit.class_id)
     for _, detained in batch.quarantined:
         found[detained.quarantine_id] = ("quarantined", detained.description, quarantine.SCOPE)
-    for turned in batch.rejected:
+    for _, turned in batch.rejected:
         found[turned.item_id] = ("rejected", turned.description, "rejected")
     return found
 
@@ -278,14 +295,20 @@ def _class_keys(conn: Connection, class_ids: set[str]) -> dict[str, int]:
     return found
 
 
-def _kept(batch: Batch, placed: Mapping[UUID, _Placed]) -> list[quarantine.Kept]:
+def _kept(batch: Batch, placed: Mapping[UUID, _Placed], superseded: Mapping[UUID, UUID]) -> list[quarantine.Kept]:
     kept = []
     for _, detained in batch.quarantined:
         p = placed[detained.quarantine_id]
         commitment = p.key.commitment(detained.sha256)
         kept.append(
             quarantine.Kept(
-                detained.quarantine_id, detained.size, p.sealed_sha256, p.sealed_bytes, p.version, commitment
+                quarantine_id=detained.quarantine_id,
+                size=detained.size,
+                sealed_sha256=p.sealed_sha256,
+                sealed_bytes=p.sealed_bytes,
+                version=p.version,
+                commitment=commitment,
+                supersedes=superseded.get(detained.quarantine_id),
             )
         )
     return kept
@@ -318,15 +341,14 @@ def _wanted_locks(batch: Batch, placed: Mapping[UUID, _Placed]) -> list[locks.Wa
     ]
 
 
-def _items(batch: Batch, lost: Sequence[bytes]) -> tuple[Item, ...]:
+def _items(batch: Batch) -> tuple[Item, ...]:
     items = [
         Item(Outcome.ADMITTED, u.deposits[0].record_id, len(u.deposits) - 1, _codes(u.deposits[0].description))
         for u in batch.admitted
     ]
     items += [Item(Outcome.QUARANTINED, d.quarantine_id, codes=_codes(d.description)) for _, d in batch.quarantined]
-    items += [Item(Outcome.REJECTED, t.item_id, codes=_codes(t.description)) for t in batch.rejected]
-    # A document already known is identified by the pseudonym of its place.
-    items += [Item(Outcome.KNOWN, UUID(bytes=place[:16])) for place in (*batch.known, *lost)]
+    items += [Item(Outcome.REJECTED, t.item_id, codes=_codes(t.description)) for _, t in batch.rejected]
+    items += [Item(Outcome.KNOWN, subject) for _, subject in batch.known]
     return tuple(items)
 
 
@@ -372,7 +394,7 @@ def _events(
         subject = detained.quarantine_id
         detail = common(subject, detained.description) | sealed(subject, detained.sha256, detained.size)
         yield Event("qua", now, archive.agent, (subject,), detail=detail)
-    for turned in batch.rejected:
+    for _, turned in batch.rejected:
         detail = common(turned.item_id, turned.description)
         yield Event("ing", now, archive.agent, (turned.item_id,), "failure", detail)
 

@@ -121,7 +121,9 @@ def opened(chosen: Options) -> Iterator[Archive]:
             lost = descriptors.missing(conn)
         if lost:
             tell(f"rebuilding {lost:,} descriptions from the vault")
-            descriptors.rebuild(archive, lambda done: tell(f"  {done:,} of {lost:,}"))
+            rebuilt = descriptors.rebuild(archive, lambda done: tell(f"  {done:,} of {lost:,}"))
+            for failure in rebuilt.failures:  # the control tables answer without them; the report is red
+                tell(f"muniment: {failure}")
         yield archive
 
 

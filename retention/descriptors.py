@@ -24,15 +24,21 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from retention.archive import Archive, load_keys
+from retention.archive import Archive, load_key, load_keys
 from retention.database import Connection, transaction
-from retention.errors import Damaged
+from retention.errors import Damaged, NotFound
 from retention.model import Coded, Description, new_id
 from retention.seal import RecordKey
 
 HEADER = b"muniment-descriptors/1\n"
 MAX_BYTES = 8 * 1024 * 1024
-SEARCHED_CHARS = 200_000  # a tsvector holds at most 1 MB; the rest of a text is in the descriptor only
+# A tsvector holds at most 1 MB, and a hyphenated word or a path counts up to three times: so many characters
+# are searched as they stand, and of what follows so many bytes of words, each once. All is in the descriptor.
+PHRASED_CHARS = 40_000
+WORD_BYTES = 200_000
+READ_CHARS = 2_000_000
+FIELD_CHARS = 500
+_WORD = re.compile(r"[^\W_]{2,40}")
 _FRAME = struct.Struct(">16sIQ")
 _NIQQUD = re.compile("[֑-ׇ]")
 
@@ -74,6 +80,7 @@ def encode(kind: str, description: Description) -> bytes:
         "puid": description.puid,
         "language": description.language,
         "sha256": description.sha256.hex() if description.sha256 else None,
+        "modified": description.modified.isoformat() if description.modified else None,
         "metadata": dict(description.metadata),
         "findings": [[f.code, f.severity, f.message] for f in description.findings],
     }
@@ -97,6 +104,7 @@ def decode(plain: bytes) -> tuple[str, Description]:
             puid=head["puid"],
             language=head["language"],
             sha256=bytes.fromhex(head["sha256"]) if head["sha256"] else None,
+            modified=datetime.fromisoformat(head["modified"]) if head["modified"] else None,
             metadata=head["metadata"],
             findings=tuple(Coded(*f) for f in head["findings"]),
             text=plain[4 + size :],
@@ -202,14 +210,31 @@ def searchable(text: str) -> str:
     return _NIQQUD.sub("", text)
 
 
+def indexed(text: str) -> str:
+    """What of a text goes into the index: its beginning, then the words that are new in the rest."""
+    head, rest = text[:PHRASED_CHARS], text[PHRASED_CHARS:]
+    if not rest:
+        return head
+    known = set(_WORD.findall(head.lower()))
+    words, room = [], WORD_BYTES
+    for word in _WORD.findall(rest.lower()):
+        if word not in known:
+            known.add(word)
+            room -= len(word.encode()) + 4
+            if room < 0:
+                break
+            words.append(word)
+    return " ".join([head, *words])
+
+
 def printable(text: str) -> str:
     """Text that PostgreSQL can hold and a person can read: bytes that are not UTF-8 as \\xNN, NUL taken out."""
     return text.replace("\0", "").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _row(subject: UUID, revision: int, kind: str, d: Description) -> tuple[Any, ...]:
-    body = zlib.decompressobj().decompress(d.text, SEARCHED_CHARS * 4) if d.text else b""
-    headline = " ".join(printable(part) for part in (d.title, d.name, d.place, d.author) if part)
+    body = zlib.decompressobj().decompress(d.text, READ_CHARS * 4) if d.text else b""
+    headline = " ".join(printable(part)[:FIELD_CHARS] for part in (d.title, d.name, d.place, d.author) if part)
     return (
         subject,
         revision,
@@ -226,7 +251,7 @@ def _row(subject: UUID, revision: int, kind: str, d: Description) -> tuple[Any, 
         json.dumps(_json(d.metadata)),
         json.dumps([{"code": f.code, "severity": f.severity, "message": printable(f.message)} for f in d.findings]),
         searchable(re.sub(r"[/_.-]", " ", headline) + " " + headline),
-        searchable(printable(body.decode("utf-8", "ignore")[:SEARCHED_CHARS])),
+        indexed(searchable(printable(body.decode("utf-8", "ignore")))),
     )
 
 
@@ -251,8 +276,18 @@ def _json(value: Any) -> Any:
 # ---------------------------------------------------------------- after a crash
 
 
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild did; `failures` names each descriptor object that could not be read, and why."""
+
+    subjects: int
+    failures: tuple[str, ...] = ()
+
+
 def missing(conn: Connection) -> int:
-    """How many subjects have a descriptor line and no row in the description tables."""
+    """How many subjects have a key and a descriptor line, and no row in the description tables."""
+    if conn.execute("SELECT 1 FROM descriptions_complete").fetchone():
+        return 0
     row = conn.execute(
         "SELECT count(DISTINCT l.subject_id) FROM descriptor_lines l JOIN subject_keys k USING (subject_id) "
         "WHERE NOT EXISTS (SELECT FROM descriptions d WHERE d.subject_id = l.subject_id)"
@@ -260,40 +295,49 @@ def missing(conn: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def rebuild(archive: Archive, progress: Callable[[int], None] = lambda _: None) -> int:
-    """Fill the description tables with what is missing in them; returns how many subjects. Safe to run twice.
+def rebuild(archive: Archive, progress: Callable[[int], None] = lambda _: None) -> Rebuilt:
+    """Fill the description tables with what is missing in them. Safe to run twice, and two at once.
 
     One descriptor object at a time: memory does not grow with the archive. A subject whose key was destroyed
-    stays undescribed. Raises Damaged, naming object and line, if the vault holds other bytes than the catalog says."""
-    done = 0
-    while objects := _undescribed_objects(archive):
+    stays undescribed. An object that is gone or damaged stops no other: it is named, and the tables stay
+    marked as incomplete."""
+    done, tried, failures = 0, list[UUID](), list[str]()
+    while objects := _undescribed_objects(archive, tried):
         for descriptor_id, digest, version in objects:
-            described = _rebuild_object(archive, descriptor_id, digest, version)
-            if not described:  # the same object would come again for ever
-                raise Damaged(f"descriptors/{descriptor_id}: lines that the catalog names are not in it.")
-            done += described
+            tried.append(descriptor_id)
+            try:
+                done += _rebuild_object(archive, descriptor_id, bytes(digest), version)
+            except (Damaged, NotFound) as error:
+                failures.append(str(error))
             progress(done)
-    return done
+    if not failures:
+        with transaction(archive.connections) as conn:
+            conn.execute("INSERT INTO descriptions_complete DEFAULT VALUES ON CONFLICT DO NOTHING")
+    return Rebuilt(done, tuple(failures))
 
 
-def _undescribed_objects(archive: Archive) -> list[tuple[UUID, bytes, str]]:
+def _undescribed_objects(archive: Archive, tried: Sequence[UUID]) -> list[tuple[UUID, bytes, str]]:
     with transaction(archive.connections) as conn:
         return conn.execute(
             """SELECT DISTINCT o.descriptor_id, o.sha256, o.version
                  FROM descriptor_lines l JOIN descriptors o USING (descriptor_id) JOIN subject_keys k USING (subject_id)
                 WHERE l.revision = (SELECT max(m.revision) FROM descriptor_lines m WHERE m.subject_id = l.subject_id)
                   AND NOT EXISTS (SELECT FROM descriptions d WHERE d.subject_id = l.subject_id)
-                LIMIT 1000"""
+                  AND NOT o.descriptor_id = ANY(%s)
+                LIMIT 1000""",
+            (list(tried),),
         ).fetchall()
 
 
 def _rebuild_object(archive: Archive, descriptor_id: UUID, digest: bytes, version: str) -> int:
+    """Returns how many subjects were described: fewer than are wanted only if another process was faster."""
     with archive.vault.open(f"descriptors/{descriptor_id}", version) as stream:
         content = stream.read()
-    if sha256(content).digest() != bytes(digest):
+    found = sha256(content).digest()
+    if found != digest:
         raise Damaged(
-            f"descriptors/{descriptor_id}: expected SHA-256 {bytes(digest).hex()}, found "
-            f"{sha256(content).hexdigest()}. Heal it from a replica; nothing was changed."
+            f"descriptors/{descriptor_id}: expected SHA-256 {digest.hex()}, found {found.hex()}. "
+            "Heal it from a replica; nothing was changed."
         )
     with transaction(archive.connections) as conn:
         wanted = {
@@ -306,10 +350,26 @@ def _rebuild_object(archive: Archive, descriptor_id: UUID, digest: bytes, versio
             )
         }
         keys: Mapping[UUID, RecordKey] = load_keys(conn, archive.safe, [subject for subject, _ in wanted])
-        found = [
+        opened = [
             (subject, revision, *decode(keys[subject].open(line)))
             for subject, revision, line in frames(content)
             if (subject, revision) in wanted and subject in keys
         ]
-        describe(conn, found)
-        return len(found)
+        describe(conn, sorted(opened, key=lambda one: one[0]))
+        return len(opened)
+
+
+def read_line(archive: Archive, conn: Connection, subject_id: UUID) -> Description:
+    """The newest description of one subject, exactly as it was captured. Raises NotFound, Damaged."""
+    row = conn.execute(
+        "SELECT descriptor_id, version, byte_offset, byte_length, l.sha256 FROM descriptor_lines l "
+        "JOIN descriptors USING (descriptor_id) WHERE subject_id = %s ORDER BY revision DESC LIMIT 1",
+        (subject_id,),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"{subject_id}: no descriptor line in the catalog.")
+    with archive.vault.open(f"descriptors/{row[0]}", row[1]) as stream:
+        line = stream.read()[row[2] : row[2] + row[3]]
+    if sha256(line).digest() != bytes(row[4]):
+        raise Damaged(f"descriptors/{row[0]}: the line at byte {row[2]} is not what was stored. Heal from a replica.")
+    return decode(load_key(conn, archive.safe, subject_id).open(line))[1]

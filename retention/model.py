@@ -79,6 +79,7 @@ class Description:
     puid: str | None = None
     language: str | None = None
     sha256: bytes | None = None
+    modified: datetime | None = None  # as the source listed it, UTC
     metadata: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Coded, ...] = ()
     text: bytes = field(default=b"", repr=False)  # zlib-compressed UTF-8: a batch holds hundreds of them
@@ -148,8 +149,8 @@ class Batch:
     number: int
     admitted: tuple[Unit, ...] = ()
     quarantined: tuple[tuple[Sighting, Detained], ...] = ()
-    rejected: tuple[Turned, ...] = ()
-    known: tuple[bytes, ...] = ()  # places seen again with the same bytes
+    rejected: tuple[tuple[Sighting | None, Turned], ...] = ()  # remembered, unless another try may go better
+    known: tuple[tuple[bytes, UUID], ...] = ()  # places seen again with the same bytes, and what these became
     expectations: tuple[Mapping[str, Any], ...] = ()  # per code: evaluated, failed
 
 

@@ -9,10 +9,11 @@ Rules of this module:
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,8 +23,10 @@ from retention.archive import Archive, load_key
 from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.ledger import Event
+from retention.seal import digest_of
 
 SCOPE = "quarantine"  # its keys' scope in the key safe
+REASON = re.compile(r"[a-z][a-z-]{1,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Kept:
     sealed_bytes: int
     version: str
     commitment: bytes
+    supersedes: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +67,11 @@ def insert(conn: Connection, run_id: UUID, kept: Sequence[Kept], now: datetime) 
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO quarantine (quarantine_id, run_id, bytes, sealed_sha256, sealed_bytes, version, commitment, "
-            "verified_at, recorded_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            "supersedes, verified_at, recorded_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 (
-                    k.quarantine_id,
-                    run_id,
-                    k.size,
-                    k.sealed_sha256,
-                    k.sealed_bytes,
-                    k.version,
-                    k.commitment,
-                    now,
-                    now,
+                    *(k.quarantine_id, run_id, k.size, k.sealed_sha256, k.sealed_bytes, k.version, k.commitment),
+                    *(k.supersedes, now, now),
                 )
                 for k in kept
             ],
@@ -115,19 +112,30 @@ def open_bytes(archive: Archive, quarantine_id: UUID, target: Path) -> None:
         if row is None:
             raise NotFound(f"no quarantined document {quarantine_id}. `muniment quarantine list` shows them.")
         key = load_key(conn, archive.safe, quarantine_id)
-    with archive.vault.open(object_key(quarantine_id), row[1]) as stream:
-        sealed = stream.read()
-    if sha256(sealed).digest() != bytes(row[0]):
-        raise Damaged(f"{object_key(quarantine_id)}: the vault's bytes are not what was stored. Heal from a replica.")
-    content = key.open(sealed)
-    if key.commitment(sha256(content).digest()) != bytes(row[2]):
-        raise Damaged(f"{object_key(quarantine_id)}: opens to other bytes than were quarantined.")
-    target.write_bytes(content)
+    name = object_key(quarantine_id)
+    sealed = target.with_name(f"{target.name}.sealed")  # on disk: a document may be larger than memory
+    try:
+        with archive.vault.open(name, row[1]) as stream, sealed.open("w+b") as copy:
+            shutil.copyfileobj(stream, copy)
+            copy.seek(0)
+            if digest_of(copy)[0] != bytes(row[0]):
+                raise Damaged(f"{name}: the vault's bytes are not what was stored. Heal from a replica.")
+            copy.seek(0)
+            with target.open("w+b") as opened:
+                key.open_file(copy, opened)
+                opened.seek(0)
+                if key.commitment(digest_of(opened)[0]) != bytes(row[2]):
+                    raise Damaged(f"{name}: opens to other bytes than were quarantined.")
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        sealed.unlink(missing_ok=True)
 
 
 def reject(archive: Archive, quarantine_id: UUID, reason: str, now: datetime) -> None:
     """Decide against it. `reason` is a code such as `not-a-record` or `duplicate`; free text could name people."""
-    if not reason or not all(c.islower() or c == "-" for c in reason) or len(reason) > 40 or not reason[0].isalpha():
+    if not REASON.fullmatch(reason):
         raise UsageError(
             f"--reason: expected a code of lower-case letters and hyphens such as not-a-record, found {reason!r}."
         )
@@ -135,6 +143,15 @@ def reject(archive: Archive, quarantine_id: UUID, reason: str, now: datetime) ->
         _decide(conn, archive, quarantine_id, "rejected", reason, None, now)
         detail = {"decision": "reject", "reason": reason}
         ledger.append(conn, [Event("qua", now, archive.agent, (quarantine_id,), detail=detail)], now)
+
+
+def take(conn: Connection, quarantine_id: UUID) -> UUID | None:
+    """Hold its place in its source until this transaction ends; returns the record that it supersedes, if any.
+
+    First in the transaction that releases it: places are locked before anything else, everywhere."""
+    conn.execute("SELECT 1 FROM sightings WHERE subject_id = %s ORDER BY place FOR UPDATE", (quarantine_id,))
+    row = conn.execute("SELECT supersedes FROM quarantine WHERE quarantine_id = %s", (quarantine_id,)).fetchone()
+    return row[0] if row else None
 
 
 def release(conn: Connection, archive: Archive, quarantine_id: UUID, record_id: UUID, now: datetime) -> Event:

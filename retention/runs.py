@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -27,10 +26,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from retention import ledger
 from retention.archive import Archive, pseudonym
 from retention.database import Connection, transaction
-from retention.errors import Damaged, NotFound
+from retention.errors import Damaged, NotFound, Refused
 from retention.ledger import Event
 from retention.model import AgentKind, Batch, Committed, Outcome
-from retention.seal import signing_key
+from retention.seal import signing_key, write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,17 @@ def schedule_of(conn: Connection, run_id: UUID) -> int:
     if row is None:
         raise NotFound(f"no run {run_id} in the catalog. `muniment ingest` starts one.")
     return int(row[0])
+
+
+def hold_open(conn: Connection, run_id: UUID, batch: int) -> None:
+    """Keep the run from being closed, and the batch from being captured by another, until this transaction ends.
+
+    Raises Refused for a run that has ended: its account is signed, and what comes late is found by the next run."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", (str(run_id), batch))
+    row = conn.execute("SELECT state FROM runs WHERE run_id = %s FOR SHARE", (run_id,)).fetchone()
+    if row is None or row[0] != "running":
+        state = row[0] if row else "not in the catalog"
+        raise Refused(f"refusing to add to run {run_id}: it is {state}. Run the source again; nothing was lost.")
 
 
 def committed(conn: Connection, run_id: UUID, batch: int) -> bool:
@@ -148,10 +158,12 @@ def interrupt(archive: Archive, run_id: UUID, now: datetime) -> None:
 
 
 def observe(archive: Archive, dag: str, dag_run: str, success: bool, now: datetime) -> None:
-    """Enter the end of a scheduler's run, good or bad: silence is failure. The DAG, named after a source, is a pseudonym."""
+    """Enter the end of a scheduler's run, good or bad: silence is failure. A DAG is named after its source."""
     with transaction(archive.connections) as conn:
         scheduler = pseudonym(conn, archive.safe, AgentKind.SOFTWARE, dag, now)
-        detail = {"dag": str(scheduler), "dag_run": dag_run}
+        # Airflow lets people type the id of a run: it could be a name.
+        run = pseudonym(conn, archive.safe, AgentKind.SOFTWARE, f"{dag} {dag_run}", now)
+        detail = {"dag": str(scheduler), "dag_run": str(run)}
         outcome = "success" if success else "failure"
         ledger.append(conn, [Event("ine", now, archive.agent, (scheduler,), outcome, detail)], now)
 
@@ -159,6 +171,12 @@ def observe(archive: Archive, dag: str, dag_run: str, success: bool, now: dateti
 def running(conn: Connection) -> list[tuple[UUID, datetime]]:
     """Runs that have begun and not ended: at work, or dead."""
     return conn.execute("SELECT run_id, started_at FROM runs WHERE state = 'running' ORDER BY started_at").fetchall()
+
+
+def ended(conn: Connection, run_id: UUID) -> bool:
+    """True if the run was closed: closing it again changes nothing."""
+    row = conn.execute("SELECT 1 FROM runs WHERE run_id = %s AND state <> 'running'", (run_id,)).fetchone()
+    return row is not None
 
 
 def totals(conn: Connection, run_id: UUID) -> Totals:
@@ -233,11 +251,9 @@ def _write(archive: Archive, folder: Path, account: bytes) -> None:
         "public_key": base64.b64encode(public).decode(),
         "signature": base64.b64encode(key.sign(account)).decode(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name, content in (
         ("reconciliation.json", account),
         ("reconciliation.signed.json", json.dumps(signed).encode()),
     ):
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_bytes(content)
-        temporary.rename(folder / name)
+        write_private(folder / name, content)

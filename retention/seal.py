@@ -70,6 +70,13 @@ class RecordKey:
         except pyrage.DecryptError as error:
             raise Damaged(f"sealed bytes do not open with their record's key: {error}") from None
 
+    def open_file(self, source: BinaryIO, target: BinaryIO) -> None:
+        """The same, streamed. What was written to `target` before Damaged is raised must be thrown away."""
+        try:
+            pyrage.decrypt_io(source, target, [self.identity])
+        except (pyrage.DecryptError, OSError) as error:
+            raise Damaged(f"sealed bytes do not open with their record's key: {error}") from None
+
     def commitment(self, digest: bytes) -> bytes:
         """HMAC of a document's digest under a salt derived from this key, and gone with it."""
         salt = hmac.digest(self.secret, b"muniment commitment v1", "sha256")
@@ -143,6 +150,11 @@ class Safe:
         """The pseudonym of a document's bytes, for "already known"."""
         return hmac.digest(self.index_key, b"content\0" + digest, "sha256")
 
+    @property
+    def tag(self) -> bytes:
+        """What a catalog remembers of the safe it belongs to."""
+        return hmac.digest(self.index_key, b"catalog", "sha256")
+
     def revision(self, revision: str) -> bytes:
         return self._hmac(b"revision", revision)
 
@@ -166,20 +178,22 @@ class Safe:
 def open_safe(folder: Path, now: datetime, *, may_create: bool = True) -> Safe:
     """The key safe in `folder`, with its root key; both made on first use.
 
-    `may_create` False when the catalog already has keys: then a missing root or safe is UsageError, never a new one,
-    because a new root would make everything unreadable look merely absent."""
+    A root without a safe is what a crash of the first use leaves, and gets one. `may_create` False when the
+    catalog already has keys: then a missing root or safe is UsageError, never a new one, because a new root
+    would make everything unreadable look merely absent."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(folder):
         root_file, safe_file = folder / "root.key", folder / "safe.age"
         missing = [p.name for p in (root_file, safe_file) if not p.exists()]
-        if missing and (not may_create or len(missing) == 1):
+        if missing and (not may_create or missing == ["root.key"]):
             raise UsageError(
                 f"key safe {folder}: {' and '.join(missing)} missing. Expected root.key and safe.age, which belong "
                 "together and to this catalog. Restore them from their backup; nothing can be read without them."
             )
         if missing:
-            root = pyrage.x25519.Identity.generate()
-            _write_private(root_file, f"{root}\n".encode())
+            if "root.key" in missing:
+                write_private(root_file, f"{pyrage.x25519.Identity.generate()}\n".encode())
+            root = _read_root(root_file)
             _write(folder, root, secrets.token_bytes(32), {}, now)
         root = _read_root(root_file)
         index_key, buckets = _read_safe(folder, root)
@@ -192,7 +206,7 @@ def signing_key(folder: Path) -> Ed25519PrivateKey:
     with _locked(folder):
         if not path.exists():
             made = Ed25519PrivateKey.generate()
-            _write_private(path, made.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+            write_private(path, made.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
         return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
 
 
@@ -259,10 +273,10 @@ def _write(
             for b in buckets.values()
         ],
     }
-    _write_private(folder / "safe.age", pyrage.encrypt(json.dumps(content).encode(), [root.to_public()]))
+    write_private(folder / "safe.age", pyrage.encrypt(json.dumps(content).encode(), [root.to_public()]))
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
     """Atomic and durable, mode 600: temp file in the same folder, fsync, rename, fsync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

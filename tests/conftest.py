@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -15,6 +16,10 @@ from retention import database, embedded
 from retention.archive import Archive, open_archive
 from retention.config import Settings
 from retention.embedded import Services
+
+# A busy machine is not a finding.
+hypothesis.settings.register_profile("muniment", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("muniment")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,13 @@
 -- Before adding a column, decide where it stands in requirements' *Residue* table.
 -- Every effective date has the time when we came to know it beside it (recorded_at): bitemporal.
 
+-- Which key safe this catalog belongs to: an HMAC under the safe's index key. Another safe would find nothing
+-- known and could open nothing, so it is refused.
+CREATE TABLE belongs_to (
+    single   boolean PRIMARY KEY DEFAULT true CONSTRAINT belongs_to_one CHECK (single),
+    safe     bytea NOT NULL
+);
+
 -- ---------------------------------------------------------------- schedule and classes
 
 CREATE TABLE schedule_versions (
@@ -237,6 +244,7 @@ CREATE TABLE quarantine (
     decided_by    uuid,
     reason        text CONSTRAINT quarantine_reason_is_a_code CHECK (reason ~ '^[a-z][a-z-]{1,39}$'),
     record_id     uuid CONSTRAINT quarantine_record REFERENCES records,
+    supersedes    uuid,                 -- the record that stood at its place before
     CONSTRAINT quarantine_decided CHECK ((state = 'held') = (decided_at IS NULL)),
     CONSTRAINT quarantine_released_as CHECK ((state = 'released') = (record_id IS NOT NULL))
 );
@@ -320,6 +328,12 @@ CREATE TRIGGER schedule_versions_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
     FOR EACH STATEMENT EXECUTE FUNCTION history_is_append_only();
 
 -- ---------------------------------------------------------------- description tables
+
+-- Its row says that no description is missing. UNLOGGED like them: a crash takes it away with them.
+CREATE UNLOGGED TABLE descriptions_complete (
+    single boolean PRIMARY KEY DEFAULT true CONSTRAINT descriptions_complete_one CHECK (single)
+);
+INSERT INTO descriptions_complete DEFAULT VALUES;
 
 -- What people wrote or are. In no base backup, WAL or dump; empty after a crash, then rebuilt from descriptors.
 -- The text itself stays in the sealed descriptor; here is only its index.

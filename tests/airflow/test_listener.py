@@ -43,10 +43,9 @@ def test_both_ends_of_our_runs_are_told_and_no_others(
     with psycopg.connect(settings.database_url) as connection:
         rows = connection.execute("SELECT entry FROM events WHERE type = 'ine' ORDER BY position").fetchall()
     told = [json.loads(entry) for (entry,) in rows]
-    assert [(one["detail"]["dag_run"], one["outcome"]) for one in told] == [
-        ("manual__1", "success"),
-        ("scheduled__2", "failure"),
-    ]
+    assert [one["outcome"] for one in told] == ["success", "failure"]
+    # A person may have typed the id of a run: in history it has a pseudonym, and its name beside it, sealed.
+    assert not any("manual" in entry.decode() or "scheduled" in entry.decode() for (entry,) in rows)
 
 
 def test_a_database_that_is_down_is_logged_and_breaks_nothing(script: Script, environment: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from retention import catalog, descriptors, ledger, merkle, quarantine, runs
 from retention.archive import Archive, load_key, open_archive
 from retention.config import Settings
 from retention.database import transaction
-from retention.errors import Damaged, NotFound, Refused, UsageError
+from retention.errors import Damaged, MunimentError, NotFound, Refused, UsageError
 
 Clock = Callable[[], datetime]
 
@@ -141,27 +141,22 @@ def test_a_second_run_changes_nothing(archive: Archive, inbox: Path, clock: Cloc
     before = everything(archive)
     objects = [o.key for o in archive.vault.list()]
     again = run(archive, inbox, clock)
-    # what was rejected is still there to be rejected; all else is known
-    assert (again.totals.known, again.totals.rejected, again.totals.admitted) == (4, 1, 0)
-    after = everything(archive)
-    for table in ("records", "contents", "quarantine"):
-        assert after[table] == before[table]
-    assert [o.key for o in archive.vault.list() if not o.key.startswith("descriptors/")] == [
-        key for key in objects if not key.startswith("descriptors/")
-    ]
+    assert (again.totals.known, again.totals.rejected, again.totals.admitted) == (5, 0, 0)
+    assert everything(archive) == before
+    assert [o.key for o in archive.vault.list()] == objects
 
 
 def test_a_changed_document_is_a_new_version(archive: Archive, inbox: Path, clock: Clock) -> None:
     run(archive, inbox, clock)
     (inbox / "letter.txt").write_text("A letter about the harvest of olives.\n")
     again = run(archive, inbox, clock)
-    assert (again.totals.admitted, again.totals.known) == (1, 3)
+    assert (again.totals.admitted, again.totals.known) == (1, 4)
     with transaction(archive.connections) as conn:
         (new,) = catalog.find(conn, "olives")
         (old,) = catalog.find(conn, "letter almonds")
         shown = conn.execute("SELECT supersedes FROM contents WHERE record_id = %s", (new.record_id,)).fetchone()
     assert shown == (old.record_id,)
-    assert run(archive, inbox, clock).totals.known == 4
+    assert run(archive, inbox, clock).totals.known == 5
 
 
 def test_an_attachment_belongs_to_its_message(archive: Archive, inbox: Path, clock: Clock) -> None:
@@ -213,7 +208,7 @@ def test_a_released_document_becomes_a_record_once(archive: Archive, inbox: Path
     assert [f["code"] for f in shown["findings"]] == ["TRUNCATED"]
     with pytest.raises(Refused, match="refusing to release .* it was released before"):
         pipeline.release(archive, held.quarantine_id, clock)
-    assert run(archive, inbox, clock).totals.known == 4
+    assert run(archive, inbox, clock).totals.known == 5
 
 
 def test_a_rejected_document_stays_rejected(archive: Archive, inbox: Path, clock: Clock) -> None:
@@ -227,7 +222,7 @@ def test_a_rejected_document_stays_rejected(archive: Archive, inbox: Path, clock
         quarantine.reject(archive, held.quarantine_id, "not-a-record", clock())
     with transaction(archive.connections) as conn:
         assert quarantine.listed(conn) == []
-    assert run(archive, inbox, clock).totals.known == 4
+    assert run(archive, inbox, clock).totals.known == 5
 
 
 def test_quarantined_bytes_come_back_as_they_were(archive: Archive, inbox: Path, clock: Clock, tmp_path: Path) -> None:
@@ -326,22 +321,134 @@ def test_descriptions_are_rebuilt_from_the_vault(archive: Archive, inbox: Path, 
     query = "SELECT * FROM descriptions ORDER BY subject_id"
     with transaction(archive.connections) as conn:
         before = conn.execute(query).fetchall()
-        conn.execute("TRUNCATE descriptions")  # what PostgreSQL does to an unlogged table after a crash
+        conn.execute("TRUNCATE descriptions, descriptions_complete")  # what PostgreSQL does after a crash
     with transaction(archive.connections) as conn:
         assert descriptors.missing(conn) == len(before) == 6
-    assert descriptors.rebuild(archive) == 6
-    assert descriptors.rebuild(archive) == 0
+    with ThreadPoolExecutor(3) as at_once:  # several tasks find it out at the same moment
+        rebuilt = [*at_once.map(lambda _: descriptors.rebuild(archive), range(3))]
+    assert [r.failures for r in rebuilt] == [(), (), ()]
+    assert descriptors.rebuild(archive).subjects == 0
     with transaction(archive.connections) as conn:
         assert conn.execute(query).fetchall() == before
 
 
-def test_a_descriptor_that_was_changed_is_named(archive: Archive, inbox: Path, clock: Clock) -> None:
+def test_a_descriptor_that_is_gone_or_changed_is_named_and_stops_nothing_else(
+    archive: Archive, inbox: Path, clock: Clock
+) -> None:
+    run(archive, inbox, clock)
+    (inbox / "later.txt").write_text("A later letter.\n")
+    run(archive, inbox, clock)
+    (inbox / "last.txt").write_text("The last letter.\n")
     run(archive, inbox, clock)
     with transaction(archive.connections) as conn:
-        conn.execute("TRUNCATE descriptions")
-        conn.execute("UPDATE descriptors SET sha256 = sha256('other')")
-    with pytest.raises(Damaged, match="descriptors/.*expected SHA-256"):
-        descriptors.rebuild(archive)
+        conn.execute("TRUNCATE descriptions, descriptions_complete")
+        first, second, _ = (r[0] for r in conn.execute("SELECT descriptor_id FROM descriptors ORDER BY recorded_at"))
+        conn.execute("UPDATE descriptors SET sha256 = sha256('other') WHERE descriptor_id = %s", (first,))
+    archive.vault.erase(f"descriptors/{second}")
+    rebuilt = descriptors.rebuild(archive)
+    assert rebuilt.subjects == 1
+    assert len(rebuilt.failures) == 2
+    for damaged in (first, second):
+        assert any(str(damaged) in failure for failure in rebuilt.failures)
+    with transaction(archive.connections) as conn:
+        assert descriptors.missing(conn) == 7
+
+
+def test_a_text_that_overflows_a_search_index_is_admitted_beside_the_others(
+    archive: Archive, inbox: Path, clock: Clock
+) -> None:
+    letters = [chr(0x10D0 + n) for n in range(33)]
+    words = ("".join(letters[(n // 33**k) % 33] for k in range(5)) for n in range(60_000))
+    (inbox / "words.txt").write_text("\n".join(f"{word}-{word}/{word}" for word in words))
+    (inbox / "title.html").write_text(f"<title>{'endless ' * 200_000}</title><p>body of it</p>")
+    done = run(archive, inbox, clock)
+    assert done.totals.admitted == 5
+    with transaction(archive.connections) as conn:
+        assert [hit.name for hit in catalog.find(conn, "body endless")] == ["title.html"]
+        assert [hit.name for hit in catalog.find(conn, "".join([letters[0]] * 5))] == ["words.txt"]
+
+
+def test_words_beyond_the_phrased_part_are_found(archive: Archive, inbox: Path, clock: Clock) -> None:
+    (inbox / "long.txt").write_text("common words " * 10_000 + "and one hapaxlegomenon at the end\n")
+    run(archive, inbox, clock)
+    with transaction(archive.connections) as conn:
+        assert [hit.name for hit in catalog.find(conn, "hapaxlegomenon")] == ["long.txt"]
+
+
+def test_a_catalog_opens_with_its_own_key_safe_only(archive: Archive, tmp_path: Path, clock: Clock) -> None:
+    other = replace(archive.settings, root=tmp_path / "other")
+    with pytest.raises(UsageError, match="missing"), open_archive(other, clock()):
+        pass
+    from retention.seal import open_safe
+
+    open_safe(other.keys, clock())
+    with pytest.raises(UsageError, match="belongs to another safe"), open_archive(other, clock()):
+        pass
+
+
+def test_a_vault_that_was_mistyped_at_first_use_may_be_corrected(
+    settings: Settings, tmp_path: Path, clock: Clock
+) -> None:
+    (tmp_path / "file").touch()
+    wrong = replace(settings, vault_url=f"file://{tmp_path}/file/vault")
+    with pytest.raises(MunimentError), open_archive(wrong, clock()):
+        pass
+    with open_archive(replace(settings, vault_url=f"file://{tmp_path}/vault"), clock()) as archive:
+        archive.vault.check()
+
+
+def test_what_was_released_is_as_it_came(archive: Archive, inbox: Path, clock: Clock) -> None:
+    odd = Path(os.fsdecode(os.fsencode(inbox) + b"/dam\xff.pdf"))
+    odd.write_bytes(b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog")
+    os.utime(odd, (1_000_000_000, 1_000_000_000))
+    run(archive, inbox, clock)
+    with transaction(archive.connections) as conn:
+        (held,) = [q for q in quarantine.listed(conn) if q.name != "broken.pdf"]
+    record_id = pipeline.release(archive, held.quarantine_id, clock)
+    with transaction(archive.connections) as conn:
+        row = conn.execute("SELECT received, modified FROM records WHERE record_id = %s", (record_id,)).fetchone()
+        told = descriptors.read_line(archive, conn, record_id)
+    assert row is not None
+    assert row[1].isoformat() == "2001-09-09"
+    assert os.fsencode(told.place) == b"dam\xff.pdf"
+
+
+def test_a_release_that_is_refused_leaves_no_plain_text(archive: Archive, inbox: Path, clock: Clock) -> None:
+    run(archive, inbox, clock)
+    with transaction(archive.connections) as conn:
+        (held,) = quarantine.listed(conn)
+    both = [held.quarantine_id, held.quarantine_id]
+
+    def try_it(quarantine_id: UUID) -> str:
+        try:
+            return str(pipeline.release(archive, quarantine_id, clock))
+        except Refused:
+            return "refused"
+
+    with ThreadPoolExecutor(2) as at_once:
+        assert sorted(at_once.map(try_it, both))[1] == "refused"
+    assert not any(archive.settings.spool.iterdir())
+    with transaction(archive.connections) as conn:
+        assert runs.running(conn) == []
+
+
+def test_a_batch_that_comes_after_the_end_of_its_run_is_refused(archive: Archive, inbox: Path, clock: Clock) -> None:
+    begun = pipeline.begin(archive, sources.source_at(str(inbox), inbox), clock)
+    assert runs.close(archive, begun.run_id, begun.discovered, 0, clock()).missing == 5
+    with pytest.raises(Refused, match="refusing to add to run .* it is interrupted"):
+        pipeline.work(archive, begun, [0], clock, workers=STAFF[0])
+    with transaction(archive.connections) as conn:
+        assert conn.execute("SELECT count(*) FROM records").fetchone() == (0,)
+    assert run(archive, inbox, clock).totals.missing == 0
+
+
+def test_a_run_that_ended_answers_again_as_it_did(archive: Archive, inbox: Path, clock: Clock) -> None:
+    begun = pipeline.begin(archive, sources.source_at(str(inbox), inbox), clock, scheduled=True)
+    pipeline.work(archive, begun, range(begun.batches), clock, workers=STAFF[0])
+    first = pipeline.finish_again(archive, begun.run_id, clock)
+    assert pipeline.finish_again(archive, begun.run_id, clock).totals == first.totals
+    with pytest.raises(NotFound):
+        pipeline.finish_again(archive, UUID(int=7), clock)
 
 
 def test_ids_of_one_moment_differ_and_sort_by_time(clock: Clock) -> None:

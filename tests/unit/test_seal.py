@@ -64,12 +64,20 @@ def test_a_root_that_others_may_read_is_refused(tmp_path: Path) -> None:
         seal.open_safe(tmp_path, NOW)
 
 
-@pytest.mark.parametrize("lost", ["root.key", "safe.age"])
-def test_half_a_safe_is_never_replaced(tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize(("lost", "may_create"), [("root.key", True), ("root.key", False), ("safe.age", False)])
+def test_half_a_safe_is_never_replaced(tmp_path: Path, lost: str, may_create: bool) -> None:
     seal.open_safe(tmp_path, NOW)
     (tmp_path / lost).unlink()
     with pytest.raises(UsageError, match=f"{lost} missing"):
-        seal.open_safe(tmp_path, NOW)
+        seal.open_safe(tmp_path, NOW, may_create=may_create)
+
+
+def test_a_crash_of_the_first_use_leaves_a_root_that_gets_its_safe(tmp_path: Path) -> None:
+    seal.open_safe(tmp_path, NOW)
+    root = (tmp_path / "root.key").read_bytes()
+    (tmp_path / "safe.age").unlink()
+    seal.open_safe(tmp_path, NOW)
+    assert (tmp_path / "root.key").read_bytes() == root
 
 
 def test_a_catalog_with_keys_gets_no_new_safe(tmp_path: Path) -> None:
