@@ -4,8 +4,9 @@ Rules of this module:
 - What reaches the spool is never read from the source again: what is hashed is what is extracted and kept.
 - The document's name never becomes a name on our disk; spool files have generated names and mode 0600.
 - Memory is bounded whatever the size of a document: bytes pass in chunks.
-- What is wrong with one document is a finding of that document. A full disk is wrong with the machine, and
-  ends the batch once, plainly (ServiceUnavailable); the unfinished copy is removed.
+- What is wrong with one document is a finding of that document. A full disk, or no memory or file handle
+  left, is wrong with the machine, and ends the batch once, plainly (ServiceUnavailable); the unfinished copy
+  is removed.
 """
 
 from __future__ import annotations
@@ -26,20 +27,19 @@ CHUNK = 1024 * 1024  # bytes
 RESERVE = 256 * 1024 * 1024  # bytes that are left free for PostgreSQL, logs and whoever else shares the disk
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def spool(open_stream: Callable[[], BinaryIO], file: SourceFile, folder: Path, max_bytes: int) -> Spooled | Finding:
     """Copy one document into `folder`, or say why not. At most `max_bytes` + 1 bytes are read.
 
     `open_stream` opens the source's bytes for reading; it may raise FileNotFoundError or NotFound (VANISHED)
-    and any other OSError (UNREADABLE). Raises ServiceUnavailable if the spool's disk is full, or if the
-    source itself does not answer.
+    and any other OSError (UNREADABLE). Raises ServiceUnavailable if the spool's disk is full, if memory or
+    file handles are used up, or if the source itself does not answer.
     """
     if file.size > max_bytes:
         return _too_large(f"{file.size:,} bytes are listed", max_bytes)
-    if file.size == 0:
-        return finding("EMPTY", "The source lists it with 0 bytes.")
-    try:
+    try:  # of 0 bytes too: what cannot be opened is listed so
         stream = open_stream()
     except (FileNotFoundError, NotFound, NotADirectoryError):
         return finding("VANISHED", f"It was listed with {file.size:,} bytes and is gone.")
@@ -121,6 +121,11 @@ def _too_large(found: str, max_bytes: int) -> Finding:
 
 
 def _unreadable(error: OSError) -> Finding:
+    if error.errno in _MACHINE:
+        raise ServiceUnavailable(
+            f"this machine gave no more to read documents with: {error.strerror}. Raise the limit of open files "
+            "(`ulimit -n`) or free memory, then run again; nothing was lost."
+        ) from None
     # strerror alone: str(error) repeats the path, which is shown beside the finding anyway.
     return finding("UNREADABLE", f"Reading failed: {error.strerror or type(error).__name__}.")
 

@@ -47,8 +47,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SECRET = re.compile(r"pass|secret|token|credential|signature|auth|(^|[_-])(key|user|login)", re.IGNORECASE)
 
 
-class Unreadable(MunimentError):
-    """The source holds it and will not give its bytes; its owner must act."""
+class Unreadable(MunimentError, OSError):
+    """The source holds it and will not give its bytes; its owner must act. `strerror` says why, without the place.
+
+    An OSError too: whoever copies a stream takes it for a fault of the document, and need know no source."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.strerror = reason
 
 
 class Why(StrEnum):

@@ -28,7 +28,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from ingest.model import Json, SourceFile
 from ingest.sources import LeftOut, SourceConfig, Unreadable, Why, excluded
-from retention.errors import NotFound, UsageError
+from retention.errors import NotFound, ServiceUnavailable, UsageError
 
 KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -80,6 +80,7 @@ def discover(
             with _folder(root, ()) as handle, os.scandir(handle):
                 pass
     except OSError as error:
+        _say_if_ours(error, config)
         raise UsageError(
             f"source {config.name!r}: {root} cannot be read: {error.strerror}. Expected a folder or file that "
             "this user may read; correct the path, or mount it."
@@ -117,17 +118,25 @@ def open(config: SourceConfig, file: SourceFile) -> BinaryIO:
         # The root may be the file itself, and may itself be a link: the operator named it.
         handle = _open(root, tuple(file.place.split("/"))) if root.is_dir() else _open_last(None, str(root))
     except OSError as error:
-        if error.errno in OURS:
-            raise
+        _say_if_ours(error, config)
         if error.errno in GONE:
             raise NotFound(f"{shown} is gone since it was listed. Run again.") from None
         said = "it has become a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise Unreadable(f"{shown} cannot be read: {said}. Its owner must mend that; run again.") from None
+        raise Unreadable(f"{shown} cannot be read: {said}. Its owner must mend that; run again.", str(said)) from None
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):  # only a folder that could not be listed before is opened as one
         os.close(handle)
-        raise Unreadable(f"{shown} could not be listed when the source was read. Run again.")
+        said = "a folder that could not be listed when the source was read"
+        raise Unreadable(f"{shown}: {said}. Run again.", said)
     return os.fdopen(handle, "rb")
+
+
+def _say_if_ours(error: OSError, config: SourceConfig) -> None:
+    if error.errno in OURS:
+        raise ServiceUnavailable(
+            f"source {config.name!r}: this machine gave no more to read it with: {error.strerror}. Raise the limit "
+            "of open files (`ulimit -n`) or free memory, then run again; nothing was lost."
+        ) from None
 
 
 def _root(config: SourceConfig) -> Path:
@@ -157,8 +166,7 @@ def _walk(
             try:
                 waiting.append(iter(_entries(root, tuple(entry.place.rstrip("/").split("/")))))
             except OSError as error:
-                if error.errno in OURS:
-                    raise
+                _say_if_ours(error, config)
                 yield SourceFile(config.name, entry.place, 0, _modified(entry.info))
 
 
@@ -199,7 +207,9 @@ def _entries(root: Path, parts: tuple[str, ...]) -> list[_Entry]:
                 info = item.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue  # it went while the folder was read; it was never listed
-            except OSError:
+            except OSError as error:
+                if error.errno in OURS:
+                    raise
                 found.append(_Entry(prefix + item.name, None))
                 continue
             folder = stat.S_ISDIR(info.st_mode)

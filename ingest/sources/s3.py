@@ -6,6 +6,8 @@ Rules of this module:
 - The revision is the ETag and the time of the last change: an ETag alone may be an MD5, and two documents
   can be made to share one.
 - An object is visible whole or not at all, so nothing is left to settle.
+- A message that ends a batch names source, bucket and prefix; a key is a person's name often enough, and
+  such messages stand in the logs of schedulers. What is said of one object ends in its own finding.
 - Credentials come from where boto3 looks for them (the environment first), the endpoint from the URL or
   AWS_ENDPOINT_URL. A broken stream is ServiceUnavailable, never a short document.
 """
@@ -13,6 +15,7 @@ Rules of this module:
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -177,29 +180,38 @@ def _connected(endpoint: str | None, region: str | None) -> S3Client:
 
 
 def _raise(error: Exception, config: SourceConfig, what: str) -> NoReturn:
-    """Say who must act. The text of boto3 holds no secret: it never repeats keys."""
+    """Say who must act. The text of boto3 holds no credential, but often a URL, and in it the object's key."""
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
     where = f"source {config.name!r}: {what} of {config.url}"
+    listing = what.startswith("the listing")
+    whole = where if listing else f"source {config.name!r}: an object of {config.url}"
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code", "?")
-        listing = what.startswith("the listing")
         if code in GONE and not listing:
             raise NotFound(f"{where} is gone since it was listed. Run again.") from None
         if code in WITHHELD and not listing:
-            raise Unreadable(f"{where} is withheld ({code}). Its owner must grant it; run again.") from None
+            said = f"the store withholds it ({code})"
+            raise Unreadable(f"{where} cannot be read: {said}. Its owner must grant it; run again.", said) from None
         if code in MISNAMED or code in WITHHELD or code in GONE:
-            raise UsageError(f"{where} is refused ({code}). Correct the URL or the credentials.") from None
+            raise UsageError(f"{whole} is refused ({code}). Correct the URL or the credentials.") from None
     group: type[MunimentError] = ServiceUnavailable
     if isinstance(error, BotoCoreError) and not isinstance(error, HTTPClientError) and _misset(error):
         group = UsageError
     said = " ".join(str(error).split())
+    if not listing or "url:" in said.lower():
+        said = error.response.get("Error", {}).get("Code", "?") if isinstance(error, ClientError) else _kind(error)
     advice = (
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or correct the URL."
         if group is UsageError
         else "Running again is safe."
     )
-    raise group(f"{where} does not answer as expected: {said}. {advice}") from None
+    raise group(f"{whole} does not answer as expected: {said}. {advice}") from None
+
+
+def _kind(error: Exception) -> str:
+    """EndpointConnectionError -> endpoint connection error"""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
 
 
 def _misset(error: Exception) -> bool:

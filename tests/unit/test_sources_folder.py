@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import socket
 import subprocess
-import sys
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ingest import sources
-from ingest.model import SourceFile
+from ingest.model import Finding, SourceFile, Spooled
 from ingest.sources import LeftOut, SourceConfig, Unreadable, Why, source_at
-from retention.errors import NotFound, UsageError
+from ingest.spool import spool
+from retention.errors import NotFound, ServiceUnavailable, UsageError
 
 NOW = datetime.now(UTC)
 
@@ -262,28 +264,6 @@ def test_patterns(tmp_path: Path) -> None:
     )
 
 
-def test_out_of_file_handles_is_not_held_against_the_document(tmp_path: Path) -> None:
-    """A limit of this process must stop the run, not reject what it has not read."""
-    write(tmp_path, "a")
-    script = f"""
-        import resource, sys
-        from datetime import UTC, datetime
-        from pathlib import Path
-        from ingest import sources
-        of = sources.source_at({str(tmp_path)!r}, Path("/"))
-        (file,) = sources.discover(of, now=datetime.now(UTC))
-        sources.open(of, file).close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-        try:
-            sources.open(of, file)
-        except OSError as error:
-            print(error.errno)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "24\n"
-
-
 def test_the_workspace_is_left_out_wherever_it_lies_and_whatever_it_is_called(tmp_path: Path) -> None:
     write(tmp_path, "a", "deep/var/keys/root.key", "deep/var/spool/x", "deep/b", "var/c")
     left: list[LeftOut] = []
@@ -305,3 +285,52 @@ def test_a_source_inside_the_workspace_is_refused(tmp_path: Path, place: str) ->
 def test_a_workspace_that_is_not_there_yet_hides_nothing(tmp_path: Path) -> None:
     write(tmp_path, "a")
     assert [file.place for file in sources.discover(config(tmp_path), now=NOW, never=tmp_path / "var")] == ["a"]
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """As if the limit of open files had been reached: the next `open` is refused by the kernel."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_more_open_files_is_not_a_fault_of_the_source(tmp_path: Path) -> None:
+    write(tmp_path, "a", "b/c")
+    listing = sources.discover(config(tmp_path), now=NOW)
+    file = next(listing)
+    with no_more_files():
+        for attempt in (
+            lambda: sources.discover(config(tmp_path), now=NOW),
+            lambda: next(listing),
+            lambda: sources.open(config(tmp_path), file),
+        ):
+            with pytest.raises(ServiceUnavailable, match=r"Too many open files.*ulimit -n"):
+                attempt()
+
+
+def test_what_is_refused_is_a_finding_of_that_document_and_the_rest_is_read(shared: Path) -> None:
+    write(shared, "a", "closed.txt", "locked/x")
+    os.mkfifo(shared / "pipe")
+    (shared / "closed.txt").chmod(0)
+    (shared / "locked").chmod(0)
+    scratch = Path(tempfile.mkdtemp())
+    scratch.chmod(0o777)
+    of = config(shared)
+    with ordinary_user():
+        files = list(sources.discover(of, now=NOW))
+        found = {file.place: spool(partial(sources.open, of, file), file, scratch, 1000) for file in files}
+        said = {place: f"{one.code} {one.message}" for place, one in found.items() if isinstance(one, Finding)}
+    assert said == {
+        "closed.txt": "UNREADABLE Reading failed: Permission denied.",
+        "locked/": "UNREADABLE Reading failed: Permission denied.",
+        "pipe": "UNREADABLE Reading failed: expected a file, found a named pipe.",
+    }
+    assert isinstance(found["a"], Spooled)
+    shutil.rmtree(scratch)
+    (shared / "locked").chmod(0o755)

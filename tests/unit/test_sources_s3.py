@@ -183,6 +183,7 @@ def test_each_refusal_is_for_the_one_who_must_act(
         with pytest.raises(at_open, match=code) as opening:
             sources.open(of, SourceFile("box", "in/a", 1, None))
     assert "hunter2" not in f"{listing.value}{opening.value}"
+    assert at_open is Unreadable or "in/a" not in str(opening.value)  # it ends the batch, and stands in its log
 
 
 def test_stream_that_breaks_off_is_not_a_short_document() -> None:
@@ -191,12 +192,16 @@ def test_stream_that_breaks_off_is_not_a_short_document() -> None:
         of = config(f"s3://papers/in?endpoint={url}")
         with (
             sources.open(of, SourceFile("box", "in/a", 1000, None)) as stream,
-            pytest.raises(ServiceUnavailable, match="does not answer as expected"),
+            pytest.raises(ServiceUnavailable, match="does not answer as expected") as caught,
         ):
             stream.read()
+    assert "in/a" not in str(caught.value)
 
 
 def test_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(ServiceUnavailable, match="Running again is safe"):
         sources.discover(config("s3://papers/in?endpoint=http://127.0.0.1:1"), now=NOW)
+    with pytest.raises(ServiceUnavailable, match="endpoint connection error") as caught:
+        sources.open(config("s3://papers/in?endpoint=http://127.0.0.1:1"), SourceFile("box", "in/Cohen", 1, None))
+    assert "Cohen" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -85,6 +86,17 @@ def test_what_is_wrong_with_one_document_is_its_finding(
 def test_a_source_that_does_not_answer_is_not_a_fault_of_the_document(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="bucket"):
         spool(raising(ServiceUnavailable("bucket x does not answer")), listed(), tmp_path, 10 * CHUNK)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_machine_at_its_limit_is_not_a_fault_of_the_document(code: int, tmp_path: Path) -> None:
+    error = OSError(code, os.strerror(code), "/secret/name")
+    openings: list[Callable[[], BinaryIO]] = [raising(error), lambda: Unreliable(error)]
+    for open_stream in openings:
+        with pytest.raises(ServiceUnavailable, match="ulimit -n") as caught:
+            spool(open_stream, listed(), tmp_path, 10 * CHUNK)
+        assert "/secret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_more_is_read_than_the_limit(tmp_path: Path) -> None:
