@@ -8,6 +8,8 @@ Rules of this module:
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -22,8 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retention.cli import answer, app, identifier, now, opened, table, tell
-from retention.errors import MunimentError, UsageError
+from retention.cli import CHOSEN_ROOT, answer, app, identifier, now, opened, table, tell, unread
+from retention.errors import MunimentError, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
     from ingest.pipeline import Ingested
@@ -174,7 +176,7 @@ def run_finish(context: typer.Context, run: str) -> None:
     from ingest import pipeline
 
     with opened(context.obj) as archive:
-        done = pipeline.finish(archive, pipeline.load_run(archive, identifier(run)), now)
+        done = pipeline.finish_again(archive, identifier(run), now)
     _answer_run(context, done)
 
 
@@ -329,7 +331,11 @@ def report(
     from ingest.model import CODES
     from retention import policy, reports
     from retention.database import transaction
+    from retention.reports.files import FORMATS
 
+    wanted = [part.strip() for part in formats.split(",") if part.strip()]
+    if not wanted or not set(wanted) <= set(FORMATS):
+        raise UsageError(f"--format: expected one or more of {','.join(FORMATS)}, found {formats!r}.")
     meanings = {code: (severity.value, text) for code, (severity, text) in CODES.items()}
     with opened(context.obj) as archive:
         with transaction(archive.connections) as conn:
@@ -337,7 +343,6 @@ def report(
         known = _configured(context.obj.root, sources_file)
         found = reports.compile_report(archive, day, now(), meanings=meanings, names=names, sources=known)
         reports.sweep_names(archive.settings.reports, now() - timedelta(days=1))
-        wanted = [part.strip() for part in formats.split(",") if part.strip()]
         paths = reports.write(found, archive.settings.reports, wanted)
     value = {"paths": {kind: str(path) for kind, path in paths.items()}, "red": [str(one) for one in found.red]}
 
@@ -368,21 +373,52 @@ def _configured(root: Path, file: Path | None) -> tuple[str, ...]:
 
 _STOPPED = 130  # 128 + SIGINT, as shells count
 
+# Who must act, by what the operating system said; anything else is a defect.
+_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+    | {errno.EAGAIN, errno.ESTALE, errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+)
+_PERSON = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS}
+    | {errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY}
+)
+# What of the workspace may be named in a message; elsewhere a file's name may be a document's.
+_NAMEABLE = frozenset({"keys", "postgres", "s3", "airflow", "run", "services.json", "services.lock"})
+
 
 def main() -> None:
     """Run the command line; what Muniment foresaw becomes one message and an exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that is not UTF-8, or a terminal that is not
+    try:
+        code = _run()
+    except KeyboardInterrupt:
+        code = _STOPPED
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the answer is out: leaving is all that is left
+    if code == _STOPPED:
+        tell("muniment: stopped. What was committed stands; run the same again to go on.")
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command, have its answer out, and say what went wrong; returns the exit code."""
     try:
         code = app(standalone_mode=False)  # typer returns the code of an Exit, and of Ctrl-C
+        sys.stdout.flush()
     except MunimentError as error:
         tell(f"muniment: {error}")
         code = error.exit_code
-    except BrokenPipeError:  # the reader of our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
-    except OSError as error:  # a folder or file of the workspace that the operator must mend
-        tell(f"muniment: {error.filename or 'the workspace'}: {error.strerror or error}. Mend it, then run again.")
-        code = UsageError.exit_code
+    except SystemExit as error:  # typer makes one of a broken pipe, and puts a wrapper around stdout
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        code = _has_enough()
+    except BrokenPipeError:
+        code = _has_enough()
+    except OSError as error:
+        code = _system(error)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # typer's own errors of usage
         if usage is None:
@@ -390,9 +426,42 @@ def main() -> None:
         context = getattr(error, "ctx", None)
         tell(f"muniment: {usage()}" + (f"\n{context.get_usage()}" if context else ""))
         code = UsageError.exit_code
-    if code == _STOPPED:
-        tell("muniment: stopped. What was committed stands; run the same again to go on.")
-    sys.exit(code)
+    return int(code or 0)
+
+
+def _has_enough() -> int:
+    """The reader of our output went away, having what it wanted."""
+    unread(sys.stdout)
+    return 0
+
+
+def _system(error: OSError) -> int:
+    """An error of the operating system in words, for the one who must act; the exit code."""
+    where, said = _nameable(error.filename), error.strerror or type(error).__name__
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written cannot be flushed either when Python ends
+        unread(sys.stdout)
+    if error.errno in _MACHINE or isinstance(error, (ConnectionError, TimeoutError)):
+        tell(f"muniment: {where}{said}. Mend what this machine lacks, then run the same again; nothing was lost.")
+        return ServiceUnavailable.exit_code
+    if error.errno in _PERSON:
+        tell(f"muniment: {where}{said}. Correct the path or its permissions, then run the same again.")
+        return UsageError.exit_code
+    error.filename = error.filename2 = None  # a traceback ends in a log
+    raise error
+
+
+def _nameable(name: object) -> str:
+    """The file of the error, where it is one of the workspace's own; else nothing."""
+    root = CHOSEN_ROOT.get()
+    if root is None or not isinstance(name, (str, bytes)):
+        return ""
+    try:
+        below = Path(os.fsdecode(name)).resolve().relative_to(root.resolve())
+    except ValueError:
+        return ""
+    return f"{root / below}: " if below.parts and below.parts[0] in _NAMEABLE else ""
 
 
 def _terminated(*_: object) -> None:

@@ -16,10 +16,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
 
 import typer
@@ -40,6 +41,10 @@ app = typer.Typer(
 )
 schedule_app = typer.Typer(no_args_is_help=True, help="The retention schedule: check a file, put it in force.")
 app.add_typer(schedule_app, name="schedule")
+
+
+# The workspace of this command, for the one who words an error after the command is gone.
+CHOSEN_ROOT: ContextVar[Path | None] = ContextVar("CHOSEN_ROOT", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,9 @@ def options(
     agent: Annotated[str | None, typer.Option("--agent", metavar="NAME", help="On whose behalf.")] = None,
 ) -> None:
     root = workspace(workspace_, os.environ)
+    CHOSEN_ROOT.set(root)
+    if agent is not None and not agent.strip():
+        raise UsageError("--agent: expected the name of who asks for it, found an empty one.")
     context.obj = Options(root, as_json, as_of.date() if as_of else None, agent or _login())
 
 
@@ -128,8 +136,18 @@ def opened(chosen: Options) -> Iterator[Archive]:
 
 
 def tell(message: str) -> None:
-    """Something for the person, beside the answer."""
-    print(message, file=sys.stderr, flush=True)
+    """Something for the person, beside the answer. Work goes on if nobody reads it any more."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        unread(sys.stderr)
+
+
+def unread(stream: TextIO) -> None:
+    """Let what is still written to `stream` go nowhere: a failure to flush it would become the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def answer(chosen: Options, value: Mapping[str, Any] | list[Any], people: Callable[[], None]) -> None:
@@ -292,11 +310,12 @@ def _verified(rule: Any) -> str:
 
 
 @schedule_app.command("sample")
-def schedule_sample() -> None:
+def schedule_sample(context: typer.Context) -> None:
     """Print the sample schedule that Muniment ships, to start your own from."""
     from retention import policy
 
-    sys.stdout.write(policy.sample())
+    text = policy.sample()
+    answer(context.obj, {"schedule": text}, lambda: print(text, end=""))
 
 
 # ---------------------------------------------------------------- records
@@ -312,9 +331,11 @@ def find(
     """Find records by the words of their title, name, place, author or text."""
     from retention import catalog
     from retention.database import transaction
+    from retention.descriptors import printable
 
+    wanted, of = printable(query), None if class_id is None else printable(class_id)
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        hits = catalog.find(conn, query, class_id, limit)
+        hits = catalog.find(conn, wanted, of, limit)
     value = [
         {
             "record_id": str(h.record_id),
