@@ -167,8 +167,8 @@ def test_a_second_run_finds_all_known_and_a_dag_needs_no_scheduler(
     assert runs == [[ran.dag, "success"], ["retention_report", "success"]], done.stdout + done.stderr
     accounts = [json.loads(file.read_text()) for file in (ran.root / "runs").glob("*/reconciliation.json")]
     first, second = sorted(accounts, key=lambda one: str(one["started"]))
-    assert second["known"] == first["admitted"] + first["quarantined"]
-    assert second["admitted"] == second["quarantined"] == second["missing"] == 0
+    assert second["known"] == first["discovered"]  # what was rejected for good is known too
+    assert second["admitted"] == second["quarantined"] == second["rejected"] == second["missing"] == 0
     assert _counts(archive_up) == before
 
 
