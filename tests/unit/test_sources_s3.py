@@ -153,7 +153,7 @@ def server(answer: Callable[[str], bytes]) -> Iterator[str]:
 
 
 def refusal(status: int, code: str) -> bytes:
-    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    body = f"<Error><Code>{code}</Code><Message>no to in/a</Message></Error>".encode()
     return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 
 
