@@ -159,11 +159,11 @@ def run_begin(
 @run_app.command("work")
 def run_work(context: typer.Context, run: str, batch: Annotated[list[int], typer.Option()]) -> None:
     """Read and capture batches of a run; those that are committed already are left alone."""
-    from ingest import pipeline
+    from ingest import pipeline, run_folder
     from retention.model import Outcome
 
     with opened(context.obj) as archive:
-        done = pipeline.work(archive, pipeline.load_run(archive, identifier(run)), batch, now)
+        done = pipeline.work(archive, run_folder.load(archive.settings, identifier(run)), batch, now)
     value: dict[str, Any] = {"run_id": run, "batches": batch}
     value |= {outcome.value: sum(c.count(outcome) for c in done) for outcome in Outcome}
     value["children"] = sum(c.children for c in done)

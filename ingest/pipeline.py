@@ -15,9 +15,6 @@ Rules of this module:
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import json
-import os
 import shutil
 import tempfile
 import time
@@ -26,15 +23,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from uuid import UUID
 
-from ingest import admission, sources, validation
+from ingest import admission, run_folder, sources, validation
 from ingest.admission import Policy, Read
 from ingest.extraction.workers import Workers
 from ingest.model import Extraction, Finding, SourceFile, Spooled
+from ingest.run_folder import PATIENCE, Run, alive
+from ingest.run_folder import load as load_run
 from ingest.sources import LeftOut, SourceConfig, Why
 from ingest.spool import check_space, spool
 from retention import capture, descriptors, locks, policy, quarantine, runs
@@ -45,25 +44,11 @@ from retention.model import Batch, Committed, Detained, Sighting, Turned, Unit, 
 
 Clock = Callable[[], datetime]
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
-PATIENCE = timedelta(days=1)  # a run of a scheduler may rest so long between two of its tasks
 LASTING = ("EMPTY", "TOO-LARGE", "UNREADABLE")  # rejected once: the same file would be rejected again
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run as `begin` left it on disk for `work` and `finish`, in this process or another."""
-
-    run_id: UUID
-    folder: Path  # below the spool
-    source: SourceConfig
-    discovered: int
-    deferred: int
-    left_out: dict[str, int] = field(default_factory=dict)
-    batches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +110,10 @@ def begin(archive: Archive, source: SourceConfig, clock: Clock = utc_now, *, sch
             (folder / "scheduled").touch()
         runs.start(archive, run_id, source.name, version.version, clock())
         entries = () if first is None else chain((first,), listing)
-        discovered, batches = _write_batches(archive, folder, entries)
+        discovered, batches = run_folder.write_batches(archive.settings, folder, entries)
         deferred = left_out.pop(Why.UNSETTLED.value, 0)
         run = Run(run_id, folder, source, discovered, deferred, dict(left_out), batches)
-        _save(run)
+        run_folder.save(run)
     return run
 
 
@@ -140,67 +125,6 @@ def in_force(archive: Archive, clock: Clock) -> policy.Version:
         except NotFound:
             pass
     return policy.load(archive, policy.sample(), "sample.yaml", clock())
-
-
-def _write_batches(archive: Archive, folder: Path, files: Iterable[SourceFile]) -> tuple[int, int]:
-    """Cut the listing into batches of at most so many documents and bytes; returns how many of each."""
-    discovered = number = size = 0
-    lines: list[str] = []
-
-    def flush() -> None:
-        nonlocal number, size
-        if lines:
-            (folder / f"{number:06d}.jsonl").write_text("".join(lines), "ascii")
-            number, size = number + 1, 0
-            lines.clear()
-
-    for file in files:
-        full = len(lines) >= archive.settings.batch_documents
-        if full or (lines and size + file.size > archive.settings.batch_bytes):
-            flush()
-        lines.append(_line(file))
-        size += file.size
-        discovered += 1
-    flush()
-    return discovered, number
-
-
-def _line(file: SourceFile) -> str:
-    modified = file.modified.isoformat() if file.modified else None
-    # ASCII: names that are not UTF-8 hold lone surrogates, which only escapes can carry
-    return json.dumps([file.place, file.size, modified, file.revision]) + "\n"
-
-
-def _files(run: Run, number: int) -> list[SourceFile]:
-    with (run.folder / f"{number:06d}.jsonl").open(encoding="ascii") as lines:
-        return [
-            SourceFile(run.source.name, place, size, datetime.fromisoformat(modified) if modified else None, revision)
-            for place, size, modified, revision in map(json.loads, lines)
-        ]
-
-
-def _save(run: Run) -> None:
-    saved = {
-        "run_id": str(run.run_id),
-        "source": run.source.model_dump(mode="json"),
-        "discovered": run.discovered,
-        "deferred": run.deferred,
-        "left_out": run.left_out,
-        "batches": run.batches,
-    }
-    (run.folder / "run.json").write_text(json.dumps(saved), "ascii")
-
-
-def load_run(archive: Archive, run_id: UUID) -> Run:
-    """A run that `begin` left for other processes. Raises NotFound."""
-    folder = archive.settings.spool / str(run_id)
-    try:
-        saved = json.loads((folder / "run.json").read_text("ascii"))
-    except FileNotFoundError:
-        raise NotFound(f"run {run_id}: nothing in {folder}. It ended, or was begun on another machine.") from None
-    source = SourceConfig.model_validate(saved["source"])
-    counts = (saved["discovered"], saved["deferred"], saved["left_out"], saved["batches"])
-    return Run(run_id, folder, source, *counts)
 
 
 # ---------------------------------------------------------------- work
@@ -269,7 +193,7 @@ def _read_batch(
     scratch: Path,
     progress: Callable[[int], None],
 ) -> _Reading:
-    files = _files(run, number)
+    files = run_folder.files(run, number)
     reading = _Reading(number, rules)
     check_space(scratch, sum(min(f.size, run.source.max_bytes) for f in files) * 2)  # the document, and it sealed
     spooled: dict[int, tuple[Spooled, Sighting]] = {}
@@ -421,7 +345,7 @@ def finish(archive: Archive, run: Run, clock: Clock = utc_now, started: float | 
 def finish_again(archive: Archive, run_id: UUID, clock: Clock = utc_now) -> Ingested:
     """`finish` for a scheduler, whose answer may have been lost: a run that has ended answers as it did."""
     try:
-        return finish(archive, load_run(archive, run_id), clock)
+        return finish(archive, load_run(archive.settings, run_id), clock)
     except NotFound:
         with transaction(archive.connections) as conn:
             if not runs.ended(conn, run_id):
@@ -475,18 +399,6 @@ def release(archive: Archive, quarantine_id: UUID, clock: Clock = utc_now) -> UU
 # ---------------------------------------------------------------- runs that died
 
 
-@contextmanager
-def alive(folder: Path) -> Iterator[None]:
-    """Hold the sign of life of a run: the kernel lets go of it when the process dies, however it dies."""
-    descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # shared: several batches of one run may be worked on at once
-        os.utime(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def clear_dead(archive: Archive, clock: Clock, superseded: str | None = None) -> list[UUID]:
     """Close the runs whose processes are gone, and remove what they left in the spool. Safe at any time.
 
@@ -497,7 +409,7 @@ def clear_dead(archive: Archive, clock: Clock, superseded: str | None = None) ->
     closed = []
     for run_id, started_at in open_runs:
         folder = archive.settings.spool / str(run_id)
-        if folder.is_dir() and _dead(folder, clock(), _is_of(archive, run_id, superseded)):
+        if folder.is_dir() and run_folder.dead(folder, clock(), _is_of(archive, run_id, superseded)):
             abandon(archive, run_id, clock)
             closed.append(run_id)
         elif clock() - started_at > PATIENCE and not folder.is_dir():  # begun where we cannot see it, long ago
@@ -505,14 +417,14 @@ def clear_dead(archive: Archive, clock: Clock, superseded: str | None = None) ->
             closed.append(run_id)
     known = {str(run_id) for run_id, _ in open_runs}
     for folder in archive.settings.spool.iterdir():
-        if folder.name not in known and folder.is_dir() and _dead(folder, clock(), superseded=True):
+        if folder.name not in known and folder.is_dir() and run_folder.dead(folder, clock(), superseded=True):
             shutil.rmtree(folder, ignore_errors=True)
     return closed
 
 
 def _is_of(archive: Archive, run_id: UUID, source: str | None) -> bool:
     try:
-        return source is not None and load_run(archive, run_id).source.name == source
+        return source is not None and load_run(archive.settings, run_id).source.name == source
     except NotFound:
         return False
 
@@ -521,28 +433,8 @@ def abandon(archive: Archive, run_id: UUID, clock: Clock) -> None:
     """End a run that cannot go on: what it committed stands and is accounted for, the rest is `missing`."""
     folder = archive.settings.spool / str(run_id)
     try:
-        run = load_run(archive, run_id)
+        run = load_run(archive.settings, run_id)
         runs.close(archive, run_id, run.discovered, run.deferred, clock())
     except NotFound:  # it died while it listed its source
         runs.interrupt(archive, run_id, clock())
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _dead(folder: Path, now: datetime, superseded: bool) -> bool:
-    """True if no process works on it. Between two tasks of a DAG none does, and the scheduler will go on."""
-    try:
-        descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:  # just made, or what is left of one that was being removed
-        return _rested(folder.stat(), now)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return superseded or not (folder / "scheduled").exists() or _rested(os.fstat(descriptor), now)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-def _rested(status: os.stat_result, now: datetime) -> bool:
-    """True if nobody has worked on it for longer than a scheduler may rest."""
-    return now.timestamp() - status.st_mtime > PATIENCE.total_seconds()

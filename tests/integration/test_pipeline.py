@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from ingest import pipeline, sources
+from ingest import pipeline, run_folder, sources
 from ingest.extraction.workers import Workers
 from retention import catalog, descriptors, ledger, merkle, quarantine, runs
 from retention.archive import Archive, load_key, open_archive
@@ -290,7 +290,7 @@ def test_batches_of_a_scheduler_may_run_twice_and_in_any_order(settings: Setting
     with open_archive(replace(settings, batch_documents=1), clock()) as archive:
         begun = pipeline.begin(archive, sources.source_at(str(inbox), inbox), clock, scheduled=True)
         assert begun.batches == 5
-        loaded = pipeline.load_run(archive, begun.run_id)
+        loaded = run_folder.load(archive.settings, begun.run_id)
         assert loaded == begun
         with Workers(count=1) as workers:
             for number in (3, 0, 3, 4, 0):
@@ -302,7 +302,7 @@ def test_batches_of_a_scheduler_may_run_twice_and_in_any_order(settings: Setting
         assert done.totals.discovered == 5
         assert done.totals.missing == 0
         with pytest.raises(NotFound, match="It ended"):
-            pipeline.load_run(archive, begun.run_id)
+            run_folder.load(archive.settings, begun.run_id)
 
 
 def test_a_run_that_lost_a_batch_is_red_not_complete(settings: Settings, inbox: Path, clock: Clock) -> None:
@@ -466,7 +466,7 @@ def test_a_scheduler_that_begins_again_ends_what_it_left(archive: Archive, inbox
     source = sources.source_at(str(inbox), inbox)
     left = pipeline.begin(archive, source, clock, scheduled=True)
     other = pipeline.begin(archive, source.model_copy(update={"name": "other"}), clock, scheduled=True)
-    with pipeline.alive(other.folder):
+    with run_folder.alive(other.folder):
         pipeline.begin(archive, source, clock, scheduled=True)
     assert not left.folder.exists()
     assert other.folder.exists()
