@@ -169,4 +169,4 @@ def _database(root: Path) -> str:
     named, _ = external(os.environ)
     services = embedded.load(root)
     assert named or services
-    return named or services.database_url  # type: ignore[union-attr]
+    return named or services.database_url  # type: ignore[union-attr]  # asserted above
