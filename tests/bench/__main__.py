@@ -99,7 +99,8 @@ def bench_corpus() -> list[Row]:
         raise SystemExit(f"make run failed ({done.returncode}):\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     discovered, *parts = (int(n.replace(",", "")) for n in found.groups())
     time.sleep(2)
-    left = [p for p in psutil.process_iter() if p.pid not in before and workspace in " ".join(p.cmdline())]
+    running = psutil.process_iter(["cmdline"])  # answers nothing for what ends meanwhile
+    left = [p for p in running if p.pid not in before and workspace in " ".join(p.info["cmdline"] or ())]
     return [
         row(f"make run on {discovered:,} files, wall", watch.seconds, 120, "s"),
         row("  files in no list", abs(discovered - sum(parts)), 0, "files"),

@@ -42,5 +42,8 @@ def test_every_document_is_in_one_list(archive: Archive, clock: Callable[[], dat
         assert found.get(code, 0) > 0, code
     assert "EXTRACTION-CRASHED" not in found
     assert "VALIDATION-FAILED" not in found
-    left = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    # process_iter answers nothing for a zombie, which has ended and only waits to be collected
+    children = {process.pid for process in psutil.Process().children(recursive=True)}
+    started = ((p.pid, " ".join(p.info["cmdline"] or ())) for p in psutil.process_iter(["cmdline"]))
+    left = [command for pid, command in started if pid in children and "spawn_main" in command]
     assert left == []
