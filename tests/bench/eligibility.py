@@ -85,7 +85,8 @@ def generate(conn: Connection, plan: Schedule, records: int) -> None:
         names,
     )
     conn.execute(
-        f"INSERT INTO aggregations SELECT {_AGGREGATE.format('g')}, now() FROM generate_series(1, %(aggregations)s) g",
+        f"INSERT INTO aggregations SELECT {_AGGREGATE.format('g')}, now(), 'case' "
+        "FROM generate_series(1, %(aggregations)s) g",
         names,
     )
     conn.execute(
@@ -98,7 +99,7 @@ def generate(conn: Connection, plan: Schedule, records: int) -> None:
     everything = "FROM generate_series(1, %(n)s) g"
     conn.execute(
         f"INSERT INTO suspensions SELECT gen_random_uuid(), {_RECORD.format('g')}, '2020-01-01', NULL, now(), "
-        f"gen_random_uuid() {everything} WHERE g %% 200 < 2",
+        f"gen_random_uuid(), 'litigation' {everything} WHERE g %% 200 < 2",
         names,
     )
     conn.execute(
@@ -110,7 +111,10 @@ def generate(conn: Connection, plan: Schedule, records: int) -> None:
         "WHERE g %% 400 = 202",
         names,
     )
-    conn.execute("INSERT INTO holds SELECT gen_random_uuid(), now(), gen_random_uuid() FROM generate_series(1, 1000)")
+    conn.execute(
+        "INSERT INTO holds (hold_id, recorded_at, recorded_by, mode, review_on) "
+        "SELECT gen_random_uuid(), now(), gen_random_uuid(), 'static', current_date FROM generate_series(1, 1000)"
+    )
     conn.execute(
         f"""INSERT INTO hold_members SELECT {_RECORD.format("g")}, h.hold_id, now()
               FROM (SELECT hold_id, row_number() OVER () - 1 AS n FROM holds) AS h

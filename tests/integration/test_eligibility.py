@@ -51,7 +51,10 @@ class Catalog:
         wanted = [kind + suffix for kind in kinds for suffix in ("", ":first")]
         self.kinds = {name: self._key("trigger_kinds (kind)", "ordinal", name) for name in wanted}
         self.hold = uuid4()
-        conn.execute("INSERT INTO holds VALUES (%s, %s, %s)", (self.hold, NOW, uuid4()))
+        conn.execute(
+            "INSERT INTO holds (hold_id, recorded_at, recorded_by, mode, review_on) VALUES (%s, %s, %s, 'static', %s)",
+            (self.hold, NOW, uuid4(), NOW.date()),
+        )
         self.aggregations: dict[UUID, Events] = {}
 
     def _key(self, table: str, column: str, name: str) -> int:
@@ -61,7 +64,7 @@ class Catalog:
 
     def aggregation(self, events: Events) -> UUID:
         subject = uuid4()
-        self.conn.execute("INSERT INTO aggregations VALUES (%s, %s)", (subject, NOW))
+        self.conn.execute("INSERT INTO aggregations VALUES (%s, %s, 'case')", (subject, NOW))
         self._current(subject, events)
         self.aggregations[subject] = events
         return subject
@@ -238,8 +241,8 @@ def test_what_is_being_destroyed_or_suspended_or_of_no_class_is_not_due(conn: Co
         (found,) = eligibility.due_records(conn, plan, day)
         conn.execute("UPDATE records SET special = true WHERE record_id = %s", (found.record_id,))
         assert len(eligibility.due(conn, plan, day)) == 1
-        values = (uuid4(), found.record_id, old, None, NOW, uuid4())
-        conn.execute("INSERT INTO suspensions VALUES (%s, %s, %s, %s, %s, %s)", values)
+        values = (uuid4(), found.record_id, old, None, NOW, uuid4(), "litigation")
+        conn.execute("INSERT INTO suspensions VALUES (%s, %s, %s, %s, %s, %s, %s)", values)
         assert eligibility.due(conn, plan, day) == []
         conn.execute("DELETE FROM suspensions")
         conn.execute("UPDATE records SET state = 2, special = false WHERE record_id = %s", (found.record_id,))
