@@ -11,10 +11,13 @@ Rules of this module:
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
+
+from psycopg import sql
 
 from retention.archive import Archive, names
 from retention.database import Connection, transaction
@@ -53,41 +56,95 @@ def find(conn: Connection, query: str, class_id: str | None = None, limit: int =
     return [Hit(*row) for row in rows]
 
 
-def facts(conn: Connection, record_id: UUID) -> RecordFacts:
-    """What the engine decides upon: dates, unretracted events, suspensions, holds. Raises NotFound."""
-    row = conn.execute(
-        """SELECT c.class_id, r.received, r.document_date, r.modified, r.tagged, r.aggregation_id,
-                  ARRAY(SELECT l.class_id FROM record_labels x JOIN classes l USING (class_key)
-                         WHERE x.record_id = r.record_id ORDER BY l.class_id),
-                  ARRAY(SELECT m.hold_id::text FROM hold_members m WHERE m.record_id = r.record_id ORDER BY 1)
-             FROM records r JOIN classes c USING (class_key) WHERE r.record_id = %s""",
-        (record_id,),
-    ).fetchone()
-    if row is None:
-        raise NotFound(f"no record {record_id}. `muniment find WORDS` looks for one by its text.")
-    class_id, received, document_date, modified, tagged, aggregation, labels, held = row
-    subjects = [s for s in (record_id, aggregation) if s is not None]
-    events: dict[str, tuple[date, ...]] = {}
-    for kind, dates in conn.execute(
-        """SELECT k.kind, array_agg(e.effective ORDER BY e.effective)
-             FROM trigger_events e JOIN trigger_kinds k ON k.ordinal = e.kind
-            WHERE e.subject_id = ANY(%s) AND e.retracts IS NULL
-              AND NOT EXISTS (SELECT FROM trigger_events x WHERE x.retracts = e.trigger_event_id)
-            GROUP BY k.kind""",
-        (subjects,),
+def facts(conn: Connection, record_id: UUID, known_at: datetime | None = None) -> RecordFacts:
+    """What the engine decides upon, for one record: see `facts_of`. Raises NotFound."""
+    found = facts_of(conn, [record_id], known_at).get(record_id)
+    if found is None:
+        then = f" was known at {known_at.isoformat()}" if known_at else ""
+        raise NotFound(f"no record {record_id}{then}. `muniment find WORDS` looks for one by its text.")
+    return found
+
+
+def facts_of(conn: Connection, ids: Sequence[UUID], known_at: datetime | None = None) -> dict[UUID, RecordFacts]:
+    """What the engine decides upon: classes, dates, unretracted events, suspensions, holds, extension.
+
+    With `known_at`, as it was recorded at that instant. A record that is not there, or was not there yet, is left
+    out. A handful of statements for all of them: give it a few thousand at a time."""
+    asked = {"ids": list(ids), "at": known_at or "infinity"}
+    events: dict[UUID, dict[bool, dict[str, tuple[date, ...]]]] = {}
+    for record, own, kind, dates in conn.execute(
+        _SUBJECTS
+        + sql.SQL("""SELECT s.record_id, s.own, k.kind, array_agg(e.effective ORDER BY e.effective)
+               FROM subjects s JOIN trigger_events e USING (subject_id) JOIN trigger_kinds k ON k.ordinal = e.kind
+              WHERE e.retracts IS NULL AND e.recorded_at <= %(at)s::timestamptz
+                AND NOT EXISTS (SELECT FROM trigger_events x
+                                 WHERE x.retracts = e.trigger_event_id AND x.recorded_at <= %(at)s::timestamptz)
+              GROUP BY 1, 2, 3 ORDER BY 3"""),
+        asked,
     ):
-        events[kind] = tuple(dates)
-    suspended = conn.execute("SELECT starts, ends FROM suspensions WHERE subject_id = ANY(%s)", (subjects,)).fetchall()
-    return RecordFacts(
-        class_ids=(class_id, *labels),
-        received=received,
-        document_date=document_date,
-        modified=modified,
-        tagged=tagged,
-        events=events,
-        suspensions=tuple(Suspension(starts, ends) for starts, ends in suspended),
-        holds=tuple(held),
-    )
+        events.setdefault(record, {}).setdefault(own, {})[kind] = tuple(dates)
+    suspended: dict[UUID, list[Suspension]] = {}
+    for record, starts, ends in conn.execute(
+        _SUBJECTS
+        + sql.SQL("""SELECT s.record_id, u.starts, CASE WHEN u.ended_recorded_at <= %(at)s::timestamptz THEN u.ends END
+               FROM subjects s JOIN suspensions u USING (subject_id)
+              WHERE u.recorded_at <= %(at)s::timestamptz ORDER BY 1, 2, u.suspension_id"""),
+        asked,
+    ):
+        suspended.setdefault(record, []).append(Suspension(starts, ends))
+    return {
+        row[0]: RecordFacts(
+            class_ids=(row[1], *row[6]),
+            received=row[2],
+            document_date=row[3],
+            modified=row[4],
+            tagged=row[5],
+            events=events.get(row[0], {}).get(True, {}),
+            inherited=events.get(row[0], {}).get(False, {}),
+            suspensions=tuple(suspended.get(row[0], ())),
+            holds=tuple(row[7]),
+            not_before=row[8],
+        )
+        for row in conn.execute(_RECORDS, asked)
+    }
+
+
+# Each record as a subject of events and suspensions, and the aggregation that it was in at the time.
+_SUBJECTS = sql.SQL("""
+WITH asked AS (
+    SELECT r.record_id, CASE WHEN c.record_id IS NULL THEN r.aggregation_id ELSE c.from_aggregation END AS aggregation
+      FROM records r
+      LEFT JOIN LATERAL (SELECT h.record_id, h.from_aggregation FROM aggregation_changes h
+                          WHERE h.record_id = r.record_id AND h.recorded_at > %(at)s::timestamptz
+                          ORDER BY h.recorded_at LIMIT 1) AS c ON true
+     WHERE r.record_id = ANY(%(ids)s) AND r.recorded_at <= %(at)s::timestamptz
+), subjects AS (
+    SELECT record_id, record_id AS subject_id, true AS own FROM asked
+    UNION ALL
+    SELECT record_id, aggregation, false FROM asked WHERE aggregation IS NOT NULL
+)
+""")
+
+# least: a date of Python ends in 9999, and its last day stands for "for good".
+_RECORDS = """
+SELECT r.record_id, c.class_id, r.received, r.document_date, r.modified, r.tagged,
+       ARRAY(SELECT l.class_id FROM record_labels x JOIN classes l USING (class_key)
+              WHERE x.record_id = r.record_id AND x.recorded_at <= %(at)s::timestamptz ORDER BY l.class_id),
+       ARRAY(SELECT m.hold_id::text FROM hold_members m
+              WHERE m.record_id = r.record_id AND m.recorded_at <= %(at)s::timestamptz
+              UNION
+             SELECT m.hold_id::text FROM hold_members_released m
+              WHERE m.record_id = r.record_id AND m.recorded_at <= %(at)s::timestamptz
+                AND m.released_at > %(at)s::timestamptz ORDER BY 1),
+       (SELECT least(e.not_before, date '9999-12-31') FROM extensions e
+         WHERE e.record_id = r.record_id AND e.recorded_at <= %(at)s::timestamptz
+         ORDER BY e.recorded_at DESC LIMIT 1)
+  FROM records r
+  JOIN classes c ON c.class_key = coalesce(
+       (SELECT h.from_class FROM class_changes h WHERE h.record_id = r.record_id
+           AND h.recorded_at > %(at)s::timestamptz ORDER BY h.recorded_at LIMIT 1), r.class_key)
+ WHERE r.record_id = ANY(%(ids)s) AND r.recorded_at <= %(at)s::timestamptz
+"""
 
 
 def show(archive: Archive, record_id: UUID) -> dict[str, Any]:

@@ -15,7 +15,7 @@ Rules of this module (layer: just above `catalog`; it reads, and writes nothing)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -47,11 +47,12 @@ class DueClass:
 
 @dataclass(frozen=True, slots=True)
 class DueRecord:
-    """One record that is due."""
+    """One record that is due. Records of one unit go together: all of them, or none."""
 
     record_id: UUID
     class_id: str
     bytes: int
+    unit_id: UUID  # the aggregation where a class asks for it, else the parent of all, else the record itself
 
 
 def due(conn: Connection, schedule: Schedule, as_of: date) -> list[DueClass]:
@@ -72,10 +73,14 @@ def due(conn: Connection, schedule: Schedule, as_of: date) -> list[DueClass]:
     ]
 
 
-def due_records(conn: Connection, schedule: Schedule, as_of: date) -> Iterator[DueRecord]:
-    """Every record that is due on `as_of` and not held, streamed, by class and id. Needs a transaction."""
-    query = statement(conn, schedule, as_of) + sql.SQL(
-        "SELECT d.record_id, c.class_id, d.bytes FROM due d JOIN classes c USING (class_key) ORDER BY 2, 1"
+def due_records(
+    conn: Connection, schedule: Schedule, as_of: date, only: Sequence[UUID] | None = None
+) -> Iterator[DueRecord]:
+    """Every record that is due on `as_of` and not held, streamed, by class and id. Needs a transaction.
+
+    `only`: of these records; what else belongs to their units is looked at too."""
+    query = statement(conn, schedule, as_of, only) + sql.SQL(
+        "SELECT d.record_id, c.class_id, d.bytes, d.unit_id FROM due d JOIN classes c USING (class_key) ORDER BY 2, 1"
     )
     with conn.cursor(name="due_records") as cursor:
         cursor.itersize = 10_000
@@ -83,8 +88,10 @@ def due_records(conn: Connection, schedule: Schedule, as_of: date) -> Iterator[D
             yield DueRecord(*row)
 
 
-def statement(conn: Connection, schedule: Schedule, as_of: date) -> sql.Composed:
-    """`WITH … due AS (record_id, class_key, bytes)`, to which a caller adds what to select from `due`."""
+def statement(conn: Connection, schedule: Schedule, as_of: date, only: Sequence[UUID] | None = None) -> sql.Composed:
+    """`WITH … due AS (record_id, class_key, bytes, unit_id)`, to which a caller adds what to select from `due`.
+
+    `only`: of these records."""
     classes: dict[str, int] = dict(conn.execute("SELECT class_id, class_key FROM classes").fetchall())
     kinds: dict[str, int] = dict(conn.execute("SELECT kind, ordinal FROM trigger_kinds").fetchall())
     rows = [row for row in engine.limits(schedule, as_of) if row.class_id in classes]
@@ -93,6 +100,7 @@ def statement(conn: Connection, schedule: Schedule, as_of: date) -> sql.Composed
         **_by_rule(schedule, as_of, classes, kinds),
         reached=_reached(rows, kinds),
         as_of=sql.Literal(as_of),
+        only=sql.SQL("") if only is None else sql.SQL("AND r.record_id = ANY({}::uuid[])").format(list(only)),
     )
 
 
@@ -202,7 +210,7 @@ WITH scanned AS MATERIALIZED (
                           AND coalesce(r.tagged, 'infinity') <= l.tagged))
       LEFT JOIN (SELECT subject_id, dates FROM current_triggers WHERE {reached}) AS s
         ON s.subject_id = r.aggregation_id AND l.evented
-     WHERE r.state = 1
+     WHERE r.state = 1 {only}
        AND CASE WHEN r.special OR l.guarded THEN true
                 WHEN l.any_one THEN
                 coalesce(r.received <= l.received OR r.document_date <= l.document_date
@@ -285,7 +293,7 @@ WITH scanned AS MATERIALIZED (
     UNION ALL
     SELECT record_id, home, bytes FROM per_class GROUP BY record_id, home, bytes HAVING bool_and(is_due)
 ), due AS (
-    SELECT d.record_id, d.class_key, d.bytes FROM candidates d
+    SELECT d.record_id, d.class_key, d.bytes, d.record_id AS unit_id FROM candidates d
      WHERE NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = d.record_id)
 )
 """)

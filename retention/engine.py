@@ -119,9 +119,11 @@ class RecordFacts:
     document_date: date | None = None
     modified: date | None = None
     tagged: date | None = None
-    events: Mapping[str, tuple[date, ...]] = field(default_factory=dict)  # kind -> unretracted effective dates
-    suspensions: tuple[Suspension, ...] = ()
+    events: Mapping[str, tuple[date, ...]] = field(default_factory=dict)  # kind -> its own unretracted effective dates
+    inherited: Mapping[str, tuple[date, ...]] = field(default_factory=dict)  # the same, of its aggregation
+    suspensions: tuple[Suspension, ...] = ()  # its own and its aggregation's
     holds: tuple[str, ...] = ()  # ids of the holds in force
+    not_before: date | None = None  # a reviewer's extension; date.max is kept for good
 
 
 class Standing(StrEnum):
@@ -399,7 +401,7 @@ def trigger_date(trigger: Trigger, facts: RecordFacts) -> date | None:
     if not trigger.event:
         found: date | None = getattr(facts, trigger.name)
         return found
-    dates = facts.events.get(trigger.name, ())
+    dates = (*facts.events.get(trigger.name, ()), *facts.inherited.get(trigger.name, ()))
     return (max if trigger.occurrence is Occurrence.LATEST else min)(dates, default=None)
 
 

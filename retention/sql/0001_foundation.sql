@@ -71,7 +71,8 @@ CREATE TABLE aggregations (
 );
 
 -- Narrow on purpose: eligibility reads all of it. state: 1 kept, 2 destroying, 3 destroyed, 4 transferred.
--- special: has suspensions, events of its own or several classes, and takes the second branch of eligibility.
+-- special: has suspensions (its own or its aggregation's), events of its own or several classes, and takes the
+-- second branch of eligibility.
 CREATE TABLE records (
     record_id      uuid PRIMARY KEY,
     aggregation_id uuid CONSTRAINT records_aggregation REFERENCES aggregations,
@@ -88,6 +89,17 @@ CREATE TABLE records (
 );
 CREATE INDEX records_by_parent ON records (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX records_by_aggregation ON records (aggregation_id) WHERE aggregation_id IS NOT NULL;
+
+-- Every aggregation that a record ever was in, or none, before its present one.
+CREATE TABLE aggregation_changes (
+    record_id        uuid NOT NULL CONSTRAINT aggregation_changes_record REFERENCES records,
+    recorded_at      timestamptz NOT NULL,
+    from_aggregation uuid CONSTRAINT aggregation_changes_from REFERENCES aggregations,
+    to_aggregation   uuid NOT NULL CONSTRAINT aggregation_changes_to REFERENCES aggregations,
+    recorded_by      uuid NOT NULL,
+    PRIMARY KEY (record_id, recorded_at),
+    CONSTRAINT aggregation_changes_changes CHECK (from_aggregation <> to_aggregation)
+);
 
 -- Where a record's bytes are and what they are, sealed. The document's own digest of a guessable document is
 -- personal data: here it is only a commitment, HMAC-SHA-256 under a salt that goes with the record's key.
