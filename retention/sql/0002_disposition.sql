@@ -91,7 +91,7 @@ CREATE TABLE approvers (
 CREATE TABLE proposals (
     proposal_id   uuid PRIMARY KEY,
     kind          text NOT NULL CONSTRAINT proposals_kind CHECK (kind IN
-                  ('disposition', 'schedule', 'trigger', 'retraction', 'hold-release', 'resumption', 'relabel')),
+                  ('disposition', 'schedule', 'trigger', 'retraction', 'resumption', 'hold-release', 'enrolment', 'revocation')),
     state         text NOT NULL DEFAULT 'open'
                   CONSTRAINT proposals_state CHECK (state IN ('open', 'approved', 'withdrawn', 'expired')),
     proposed_at   timestamptz NOT NULL,
