@@ -45,6 +45,13 @@ class Occurrence(StrEnum):
     FIRST = "first"
 
 
+class LaterRecords(StrEnum):
+    """Whether an event of an aggregation is about records of it that are dated later than the event."""
+
+    STALE = "stale"  # not known: kept, with the finding TRIGGER-STALE
+    COVERED = "covered"  # such records are usual: a birth, the day of hire
+
+
 class Unit(StrEnum):
     """What goes as a whole: a record, or the aggregation when all its members are eligible."""
 
@@ -253,6 +260,7 @@ class Rule:
     verified: bool = False
     notify_before: Period | None = None
     time_zone: str | None = None  # IANA; None is the schedule's
+    later_records: LaterRecords = LaterRecords.STALE
 
     @property
     def plain(self) -> bool:
@@ -358,6 +366,19 @@ class RecordClass:
 
 
 @dataclass(frozen=True, slots=True)
+class Disposition:
+    """What a disposition plan may do. Above a limit of a class a further approver must sign."""
+
+    limit_records: int = 1000
+    limit_percent: int = 10  # of the records of a class that are kept; counts from FEW records on
+    term: Period = Period(months=3)  # a plan that is not decided within it expires
+    certificates: str = "SYS-CERT"  # the class of execution certificates
+
+
+FEW = 25
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """One version of the schedule file, complete and checked."""
 
@@ -365,6 +386,7 @@ class Schedule:
     title: str
     timezone: str  # IANA
     classes: tuple[RecordClass, ...]  # in the order of the file, which is the order of classification
+    disposition: Disposition = Disposition()
 
     def record_class(self, class_id: str) -> RecordClass | None:
         """The class of that id, or None: an unknown class has no rule, and is kept."""

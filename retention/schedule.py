@@ -27,7 +27,7 @@ from retention import rules, yaml_lines
 from retention.errors import UsageError
 from retention.model import UNCLASSIFIED
 from retention.rules import PERMANENT, Action, Combine, RecordClass, Rule, Schedule
-from retention.schedule_file import ClassFile, HeaderFile, MatchFile, RuleFile, record_class
+from retention.schedule_file import ClassFile, HeaderFile, MatchFile, RuleFile, disposition, record_class
 
 __all__ = ["SAMPLE", "Problem", "RecordClass", "Rule", "Schedule", "ScheduleError", "check", "load"]
 
@@ -98,7 +98,8 @@ def _read(content: bytes) -> tuple[Schedule | None, tuple[Problem, ...]]:
         return None, tuple(sorted(problems))
     classes = tuple(record_class(known, reading.rules_of(known), reading.parent(known)) for known in reading.classes)
     digest = hashlib.sha256(content).hexdigest()
-    return Schedule(digest, reading.header.title, reading.header.timezone, classes), ()
+    settled = disposition(reading.header.disposition)
+    return Schedule(digest, reading.header.title, reading.header.timezone, classes, settled), ()
 
 
 class _Reading:

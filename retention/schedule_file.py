@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 
 from retention import rules
 from retention.patterns import bounded
-from retention.rules import PERMANENT, Action, Combine, Comparison, Occurrence, Tombstone, Unit, Worm
+from retention.rules import PERMANENT, Action, Combine, Comparison, LaterRecords, Occurrence, Tombstone, Unit, Worm
 
 
 def _accepted(parse: Callable[[str], object]) -> AfterValidator:
@@ -154,6 +154,8 @@ class RuleFile(Strict):
     verified: bool = False
     notify_before: PeriodText | None = None
     time_zone: ZoneText | None = None
+    later_records: LaterRecords = LaterRecords.STALE
+    """Of an event of an aggregation: whether records dated after it are covered, or make it stale (not eligible)."""
 
 
 class StageFile(Strict):
@@ -260,6 +262,18 @@ class ClassFile(Strict):
     comment: str = ""
 
 
+class DispositionFile(Strict):
+    """What a disposition plan may do. Above a limit of a class a further approver must sign it."""
+
+    limit_records: Annotated[int, Field(ge=1)] = 1000
+    limit_percent: Annotated[int, Field(ge=1, le=100)] = 10
+    """Of the records of a class that are kept; it counts from 25 records on."""
+    term: PeriodText = "P3M"
+    """A plan that is not decided within it expires."""
+    certificates: ClassId = "SYS-CERT"
+    """The class of execution certificates; where the schedule has none of that id they are unclassified, and kept."""
+
+
 class HeaderFile(Strict):
     """What the file says about itself."""
 
@@ -268,6 +282,7 @@ class HeaderFile(Strict):
     title: Line
     timezone: ZoneText
     """The dates of the schedule are civil dates of this zone."""
+    disposition: DispositionFile = DispositionFile()
 
 
 class ScheduleFile(HeaderFile):
@@ -322,6 +337,7 @@ def _rule(given: RuleFile, default: Action) -> rules.Rule:
         verified=given.verified,
         notify_before=_period(given.notify_before),
         time_zone=given.time_zone,
+        later_records=given.later_records,
     )
 
 
@@ -364,6 +380,12 @@ def record_class(given: ClassFile, found: list[RuleFile], parent: str | None) ->
         if backup
         else rules.Backup(),
         comment=given.comment,
+    )
+
+
+def disposition(given: DispositionFile) -> rules.Disposition:
+    return rules.Disposition(
+        given.limit_records, given.limit_percent, _period(given.term) or rules.Disposition().term, given.certificates
     )
 
 
