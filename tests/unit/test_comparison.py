@@ -1,0 +1,164 @@
+"""Loads that shorten: what is refused of regulatory classes, what needs two people, and in which words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from retention import rules
+from retention.comparison import advances, changes, lowered, redated
+from retention.rules import Action, Authority, Combine, Condition, Period, RecordClass, Rule, Schedule, Trigger, Unit
+from retention.schedule import SAMPLE, load
+
+TODAY = date(2026, 11, 22)
+R = Rule("r", Trigger("received"), Period(72), Action.DESTROY, Authority("17a-4"))
+END = Trigger("end", event=True)
+
+
+def plan(*some: Rule, regulatory: bool = True, combine: Combine = Combine.ALL, **more: object) -> Schedule:
+    known = RecordClass("C", {"en": "T"}, some, combine=combine, regulatory=regulatory)
+    return Schedule("d", "T", "UTC", (replace(known, **more),))  # type: ignore[arg-type]  # fields by name
+
+
+def cut(text: str) -> rules.Cutoff:
+    return rules.parse_cutoff(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (R, replace(R, period=Period(71)), "trigger 2000-01-01 was kept until 2006-01-01, would be until"),
+        (replace(R, period=Period(1)), replace(R, period=Period(0, 30)), "2000-01-01 was kept until 2000-02-01"),
+        (replace(R, period=Period(0, 30)), replace(R, period=Period(1)), "2000-01-31 was kept until 2000-03-01"),
+        (replace(R, period=None), R, "was kept until for ever, would be until 2006-01-01"),
+        (replace(R, cutoff=cut("year_end")), R, "was kept until 2006-12-31, would be until 2006-01-01"),
+        (replace(R, cutoff=cut("fiscal_year_end(03-31)")), replace(R, cutoff=cut("year_end")), "trigger 2000-04-01"),
+        (
+            replace(R, cutoff=cut("fiscal_year_end(02-29)"), period=Period(48)),
+            replace(R, cutoff=cut("fiscal_year_end(02-28)"), period=Period(48)),
+            "trigger 2000-01-01 was kept until 2004-02-29, would be until 2004-02-28",
+        ),
+        (R, replace(R, trigger=Trigger("tagged")), "its trigger changed from received to tagged"),
+        (R, replace(R, trigger=Trigger("tagged"), period=Period(1200)), "its trigger changed"),
+        (R, replace(R, id="other", trigger=END), "rule r: the rule is gone"),
+        (R, replace(R, when=(Condition(END),)), "it would no longer apply to every record"),
+        (R, replace(R, triggers_from=date(2000, 1, 1)), "it would no longer apply to every record"),
+        (R, replace(R, effective_from=date(2027, 1, 1)), "it would no longer apply to every record"),
+        (replace(R, not_before=END), R, "it no longer waits for event:end"),
+        (replace(R, trigger=END), replace(R, trigger=replace(END, occurrence=rules.Occurrence.FIRST)), "(first)"),
+        (replace(R, time_zone="Pacific/Auckland"), R, "kept shorter: trigger 2000-01-01 was kept until 2006-01-02"),
+    ],
+)  # fmt: skip
+def test_what_lowers_is_named_with_a_day(old: Rule, new: Rule, words: str) -> None:
+    found = [str(one) for one in lowered(plan(old), plan(new), TODAY)]
+    assert any(words in line for line in found), found
+    assert advances(plan(old), plan(new), TODAY)
+    assert not lowered(plan(old, regulatory=False), plan(new, regulatory=False), TODAY)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        (replace(R, period=Period(73)),),
+        (replace(R, period=None),),
+        (replace(R, id="other"),),  # another rule that says the same
+        (R, replace(R, id="second", trigger=END, period=Period(12))),
+        (replace(R, not_before=END),),
+        (replace(R, authority=Authority("other"), verified=True, action=Action.REVIEW),),
+        (replace(R, effective_from=date(2020, 1, 1)),),  # in force already
+    ],
+)
+def test_what_only_lengthens_is_neither_refused_nor_for_two(new: tuple[Rule, ...]) -> None:
+    assert lowered(plan(R), plan(*new), TODAY) == ()
+    assert not [one for one in advances(plan(R), plan(*new), TODAY) if one.class_id != "*"]
+
+
+def test_a_later_cutoff_is_longer_but_takes_two_people_where_days_were_suspended_before_it() -> None:
+    later = plan(replace(R, cutoff=cut("year_end")))
+    assert lowered(plan(R), later) == ()
+    (one,) = advances(plan(R), later)
+    assert "where retention was suspended before the cutoff" in one.reason
+    assert lowered(plan(R), plan(replace(R, time_zone="Pacific/Auckland"))) == ()
+
+
+def test_regulatory_is_not_taken_away() -> None:
+    assert "cannot be removed" in str(lowered(plan(R), Schedule("d", "T", "UTC", ()))[0])
+    assert "cannot become an ordinary one" in str(lowered(plan(R), plan(R, regulatory=False))[0])
+    assert "would suffice" in str(lowered(plan(R, R), plan(R, R, combine=Combine.ANY))[0])
+    assert "counted in Asia/Jerusalem" in str(lowered(plan(R), replace(plan(R), timezone="Asia/Jerusalem"))[0])
+
+
+def test_a_rule_that_replaces_another_lowers_it() -> None:
+    short = replace(R, id="short", period=Period(12), when=(Condition(END),), replaces=("r",))
+    (one,) = lowered(plan(R), plan(R, short))
+    assert (one.rule_id, one.example) == ("r", None)
+    assert not lowered(plan(R, short), plan(R, short))
+    assert not lowered(plan(R, short), plan(R, replace(short, replaces=())))
+    (one,) = lowered(plan(R, short), plan(R, replace(short, when=())))  # it would always replace
+    assert one.rule_id == "r"
+
+
+def test_what_was_kept_because_no_rule_applied() -> None:
+    guarded = replace(R, when=(Condition(END),))
+    assert "no rule applied were kept" in str(advances(plan(guarded), plan(guarded, replace(R, id="s")))[0])
+    assert "no rule applied were kept" in str(advances(plan(), plan(R))[0])
+    empty = Schedule("d", "T", "UTC", ())
+    assert "the class is new" in str(advances(empty, plan(R))[0])
+    assert advances(empty, plan(R), used=("A",)) == ()
+    assert advances(plan(R), empty) == ()
+
+
+def test_any_is_advanced_by_a_rule_more_and_not_by_one_less() -> None:
+    two = plan(R, replace(R, id="s", trigger=END), regulatory=False, combine=Combine.ANY)
+    one = plan(R, regulatory=False)
+    assert "one rule would suffice" in str(advances(one, two, TODAY)[0])
+    assert [a.rule_id for a in advances(plan(R, replace(R, id="t"), regulatory=False, combine=Combine.ANY), two)] == [
+        "s"
+    ]
+    assert advances(two, plan(R, replace(R, id="t"), regulatory=False, combine=Combine.ANY)) == ()
+    assert advances(two, plan(*two.classes[0].rules, regulatory=False)) == ()  # all of them, where one was enough
+
+
+def test_units_and_zones() -> None:
+    whole = plan(R, unit=Unit.AGGREGATION)
+    assert "no longer wait" in str(advances(whole, plan(R))[0])
+    assert advances(plan(R), whole) == ()
+    assert "may begin earlier" in str(advances(plan(replace(R, trigger=END, time_zone="America/New_York")),
+                                               plan(replace(R, trigger=END)))[0])  # fmt: skip
+
+
+def test_changes_are_named_field_by_field() -> None:
+    new = plan(
+        replace(R, period=Period(84), authority=Authority("other")), replace(R, id="s"), worm=rules.Worm.COMPLIANCE
+    )
+    found = {(c.rule_id, c.field, c.before, c.after) for c in changes(plan(R), new)}
+    assert found == {
+        (None, "worm", "none", "compliance"),
+        ("r", "period", "P6Y", "P7Y"),
+        ("r", "authority", "17a-4", "other"),
+        ("s", "rule", "", "received + P6Y"),
+    }
+    assert [(c.class_id, c.field, c.before) for c in changes(new, Schedule("e", "U", "UTC", ()))] == [
+        ("*", "title", "T"),
+        ("C", "class", "T"),
+    ]
+
+
+def test_redated_are_the_classes_whose_dates_may_differ() -> None:
+    same = plan(replace(R, action=Action.REVIEW, verified=True, effective_from=date(2020, 1, 1)), regulatory=False)
+    assert redated(plan(R), same, TODAY) == frozenset()
+    assert redated(plan(R), same, date(2019, 1, 1)) == {"C"}
+    assert redated(plan(R), plan(replace(R, period=Period(73))), TODAY) == {"C"}
+    assert redated(plan(R), Schedule("d", "T", "UTC", ()), TODAY) == {"C"}
+
+
+def test_the_sample_lowers_nothing_of_itself_and_a_shorter_one_is_found() -> None:
+    plan = load(SAMPLE)
+    assert lowered(plan, plan) == () and advances(plan, plan) == ()
+    text = SAMPLE.read_text("utf-8").replace(
+        "period: P6Y\n        authority: {citation: 17 CFR", "period: P5Y\n        authority: {citation: 17 CFR"
+    )
+    (one,) = lowered(plan, load(text))
+    assert (one.class_id, one.rule_id) == ("US-BD-010", "us-17a-4-a")
