@@ -16,14 +16,14 @@ Rules of this module:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any
 
 from retention import engine
-from retention.rules import Combine, Cutoff, CutoffUnit, Period, RecordClass, Rule, Schedule, Unit
+from retention.rules import Combine, Cutoff, CutoffUnit, LaterRecords, Period, RecordClass, Rule, Schedule, Unit
 
 FIRST, LAST = date(1900, 1, 1), date(2200, 12, 31)
 _LEGIBLE = date(2000, 1, 1)  # where the search for an example begins
@@ -72,8 +72,9 @@ class Change:
 
 def changes(old: Schedule, new: Schedule) -> tuple[Change, ...]:
     """Every difference of the classes and their rules, in the order of the new schedule, then what is gone."""
-    found = [Change("*", None, name, getattr(old, name), getattr(new, name)) for name in ("title", "timezone")]
-    found = [change for change in found if change.before != change.after]
+    header = ((f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(Schedule))
+    told = [one for one in header if one[0] not in {"digest", "classes"} and one[1] != one[2]]
+    found = [Change("*", None, name, _shown(was), _shown(is_now)) for name, was, is_now in told]
     for known in new.classes:
         found += _class_changes(old.record_class(known.id), known)
     gone = [known for known in old.classes if new.record_class(known.id) is None]
@@ -113,6 +114,10 @@ def _shown(value: Any, name: str = "") -> str:
         return "permanent" if name == "period" else ""
     if isinstance(value, tuple):
         return ", ".join(_shown(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        return ", ".join(f"{f.name} {said}" for f in fields(value) if (said := _shown(getattr(value, f.name))))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -128,13 +133,9 @@ def _dating(plan: Schedule, name: str, as_of: date) -> tuple[Any, ...] | None:
     in_force = [r for r in known.rules if r.effective_from is None or r.effective_from <= as_of] if known else []
     if known is None or not in_force:
         return None
-    rules = {
-        (
-            *(r.id, r.trigger, r.period, r.cutoff, engine.foreign(r, plan)),
-            *(r.triggers_from, r.triggers_until, r.when, r.replaces, r.not_before),
-        )
-        for r in in_force
-    }
+    undated = {"action", "authority", "ceiling", "effective_from", "notify_before", "time_zone", "verified"}
+    said = [f.name for f in fields(Rule) if f.name not in undated]
+    rules = {(*(getattr(rule, name) for name in said), engine.foreign(rule, plan)) for rule in in_force}
     return _combine(known), known.unit, frozenset(rules)
 
 
@@ -250,7 +251,7 @@ def _undercut(rule: Rule, old: _Side, new: _Side, strict: bool, *, always: bool 
         for other in new.known.rules
         if other.trigger == rule.trigger
         and _covers(new, other, old, rule)
-        and rule.not_before in (None, other.not_before)
+        and _waits(rule, other)
         and (not always or new.always(other))
     ]
     if not standing_in:
@@ -267,9 +268,7 @@ def _shortcut(rule: Rule, old: _Side, new: _Side, strict: bool) -> Iterator[Adva
     already = [
         other
         for other in old.known.rules
-        if other.trigger == rule.trigger
-        and _covers(old, other, new, rule)
-        and other.not_before in (None, rule.not_before)
+        if other.trigger == rule.trigger and _covers(old, other, new, rule) and _waits(other, rule)
     ]
     if not already:
         yield Advance(new.known.id, rule.id, "one rule suffices, and this one is new or asks for less")
@@ -286,7 +285,15 @@ def _absence(rule: Rule, new: _Side) -> str:
         return f"its trigger changed from {rule.trigger} to {same.trigger}"
     if rule.not_before not in (None, same.not_before):
         return f"it no longer waits for {rule.not_before}"
+    if not _waits(rule, same):
+        return "it would decide on records dated after the event, which were kept"
     return "it would no longer apply to every record that it applied to"
+
+
+def _waits(old: Rule, new: Rule) -> bool:
+    """True if what keeps `old` from having a date keeps `new` as well, of two rules of one trigger."""
+    stale = old.trigger.event and old.later_records is LaterRecords.STALE
+    return old.not_before in (None, new.not_before) and not (stale and new.later_records is LaterRecords.COVERED)
 
 
 def _covers(wide: _Side, one: Rule, narrow: _Side, other: Rule) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retention import engine
 from retention.comparison import FIRST, LAST, Lowering, advances, lowered, redated
 from retention.engine import RecordFacts, decide
-from retention.rules import Action, Authority, Combine, Period, RecordClass, Rule, Schedule, Trigger
+from retention.rules import Action, Authority, Combine, LaterRecords, Period, RecordClass, Rule, Schedule, Trigger
 from tests.property import strategies
 
 TODAY = date(2026, 1, 1)
@@ -26,6 +26,7 @@ plain = st.builds(
     action=st.just(Action.DESTROY),
     authority=st.just(Authority("law")),
     cutoff=strategies.cutoffs,
+    later_records=st.sampled_from(LaterRecords),
 )
 
 

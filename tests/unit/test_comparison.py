@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date
 
 import pytest
@@ -47,6 +47,11 @@ def cut(text: str) -> rules.Cutoff:
         (R, replace(R, triggers_from=date(2000, 1, 1)), "it would no longer apply to every record"),
         (R, replace(R, effective_from=date(2027, 1, 1)), "it would no longer apply to every record"),
         (replace(R, not_before=END), R, "it no longer waits for event:end"),
+        (
+            replace(R, trigger=END),
+            replace(R, trigger=END, later_records=rules.LaterRecords.COVERED),
+            "it would decide on records dated after the event",
+        ),
         (replace(R, trigger=END), replace(R, trigger=replace(END, occurrence=rules.Occurrence.FIRST)), "(first)"),
         (replace(R, time_zone="Pacific/Auckland"), R, "kept shorter: trigger 2000-01-01 was kept until 2006-01-02"),
     ],
@@ -127,6 +132,15 @@ def test_units_and_zones() -> None:
     assert advances(plan(R), whole) == ()
     assert "may begin earlier" in str(advances(plan(replace(R, trigger=END, time_zone="America/New_York")),
                                                plan(replace(R, trigger=END)))[0])  # fmt: skip
+
+
+def test_every_field_of_a_rule_is_considered() -> None:
+    """A new field of a rule must be weighed in `lowered` and `advances` before it is added here."""
+    considered = (
+        "trigger period cutoff effective_from triggers_from triggers_until when replaces not_before later_records"
+    )
+    no_date = "id action authority ceiling verified notify_before time_zone"  # the zone: as engine.foreign
+    assert {field.name for field in fields(Rule)} == {*considered.split(), *no_date.split()}
 
 
 def test_changes_are_named_field_by_field() -> None:
