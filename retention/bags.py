@@ -91,7 +91,7 @@ def safe_name(name: str) -> str:
     stem = stem[: MAX_NAME - len(suffix)]
     while len((stem + suffix).encode()) > MAX_NAME_BYTES:
         stem = stem[:-1]
-    text = (stem.rstrip(" .") + suffix) if stem else suffix
+    text = (stem + suffix).rstrip(" .")
     if not text:
         return "document"
     if text[0] in ".-=+@~" or _RESERVED.fullmatch(text.partition(".")[0].rstrip(" ")):
