@@ -38,6 +38,11 @@ PHRASED_CHARS = 40_000
 WORD_BYTES = 200_000
 READ_CHARS = 2_000_000
 FIELD_CHARS = 500
+# PostgreSQL keeps 256 places of a word, which the commonest words of a language (one in twenty) fill in about so
+# many characters: in a longer text two words that stand together need not be found as a phrase.
+ORDERED_CHARS = 20_000
+# Marks in the index, which no word of a text or of a search can be: what a search cannot know of a text.
+EMPTY, UNORDERED, CUT = "~empty", "~unordered", "~cut"
 _WORD = re.compile(r"[^\W_]{2,40}")
 _FRAME = struct.Struct(">16sIQ")
 _NIQQUD = re.compile("[֑-ׇ]")
@@ -193,7 +198,7 @@ def describe(conn: Connection, descriptions: Iterable[tuple[UUID, int, str, Desc
             """INSERT INTO descriptions (subject_id, revision, kind, title, name, source, place, mime, puid,
                                          language, author, sha256, metadata, messages, search)
                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
-                       setweight(to_tsvector('simple', %s), 'A') || to_tsvector('simple', %s))
+                       setweight(to_tsvector('simple', %s), 'A') || to_tsvector('simple', %s) || %s::tsvector)
                ON CONFLICT (subject_id) DO UPDATE
                   SET revision = EXCLUDED.revision, kind = EXCLUDED.kind, title = EXCLUDED.title,
                       name = EXCLUDED.name, source = EXCLUDED.source, place = EXCLUDED.place,
@@ -210,21 +215,21 @@ def searchable(text: str) -> str:
     return _NIQQUD.sub("", text)
 
 
-def indexed(text: str) -> str:
-    """What of a text goes into the index: its beginning, then the words that are new in the rest."""
-    head, rest = text[:PHRASED_CHARS], text[PHRASED_CHARS:]
-    if not rest:
-        return head
-    known = set(_WORD.findall(head.lower()))
+def indexed(text: str) -> tuple[str, str]:
+    """What of a text goes into the index: its beginning, then the words that are new in the rest; and the marks."""
+    marks = [mark for mark, true in ((EMPTY, not text.strip()), (UNORDERED, len(text) > ORDERED_CHARS)) if true]
+    head, rest = text[:PHRASED_CHARS], text[PHRASED_CHARS - 40 :] if len(text) > PHRASED_CHARS else ""
+    known = set(_WORD.findall(head.lower())) if rest else set()
     words, room = [], WORD_BYTES
     for word in _WORD.findall(rest.lower()):
         if word not in known:
             known.add(word)
             room -= len(word.encode()) + 4
             if room < 0:
+                marks.append(CUT)
                 break
             words.append(word)
-    return " ".join([head, *words])
+    return " ".join([head, *words]), " ".join(f"'{mark}'" for mark in marks)
 
 
 def printable(text: str) -> str:
@@ -251,7 +256,7 @@ def _row(subject: UUID, revision: int, kind: str, d: Description) -> tuple[Any, 
         json.dumps(_json(d.metadata)),
         json.dumps([{"code": f.code, "severity": f.severity, "message": printable(f.message)} for f in d.findings]),
         searchable(re.sub(r"[/_.-]", " ", headline) + " " + headline),
-        indexed(searchable(printable(body.decode("utf-8", "ignore")))),
+        *indexed(searchable(printable(body.decode("utf-8", "ignore")))),
     )
 
 

@@ -352,7 +352,8 @@ INSERT INTO descriptions_complete DEFAULT VALUES;
 CREATE UNLOGGED TABLE descriptions (
     subject_id uuid PRIMARY KEY,
     revision   integer NOT NULL,
-    kind       text NOT NULL CONSTRAINT descriptions_kind CHECK (kind IN ('record', 'quarantined', 'rejected')),
+    kind       text NOT NULL CONSTRAINT descriptions_kind CHECK (kind IN ('record', 'quarantined', 'rejected',
+                                                                            'hold')),
     title      text,
     name       text NOT NULL,
     source     text NOT NULL,

@@ -61,18 +61,30 @@ CREATE TABLE hold_members_released (
 );
 CREATE INDEX hold_members_by_hold ON hold_members (hold_id);
 
--- The vault's legal-hold flag of each record's object: wanted exactly while hold_members has a row for the record.
--- A queue that may run twice sets it and reads it back (retention/holds.py).
+-- Read in each transaction that captures.
+CREATE INDEX holds_dynamic ON holds (hold_id) WHERE mode = 'dynamic' AND released_at IS NULL;
+
+-- Holds reach quarantine: what is released from there under a hold is judged by its scope again, as a record.
+CREATE TABLE hold_quarantined (
+    quarantine_id uuid NOT NULL CONSTRAINT hold_quarantined_document REFERENCES quarantine,
+    hold_id       uuid NOT NULL CONSTRAINT hold_quarantined_hold REFERENCES holds,
+    recorded_at   timestamptz NOT NULL,
+    PRIMARY KEY (quarantine_id, hold_id)
+);
+CREATE INDEX hold_quarantined_by_hold ON hold_quarantined (hold_id);
+
+-- The vault's legal-hold flag of each object of a record or a quarantined document: wanted exactly while a hold has
+-- it. A queue that may run twice sets it and reads it back (retention/hold_flags.py). actual NULL: not known.
 CREATE TABLE hold_flags (
-    record_id    uuid PRIMARY KEY CONSTRAINT hold_flags_record REFERENCES records,
+    subject_id   uuid PRIMARY KEY,
     wanted       boolean NOT NULL,
-    actual       boolean NOT NULL DEFAULT false,
+    actual       boolean DEFAULT false,
     queued_at    timestamptz NOT NULL,
     read_back_at timestamptz,
     attempts     integer NOT NULL DEFAULT 0,
     error        text
 );
-CREATE INDEX hold_flags_waiting ON hold_flags (queued_at) WHERE wanted <> actual;
+CREATE INDEX hold_flags_waiting ON hold_flags (queued_at, subject_id) WHERE wanted IS DISTINCT FROM actual;
 
 -- ---------------------------------------------------------------- approvals: two people
 

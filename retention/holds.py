@@ -1,0 +1,455 @@
+"""Holds: what must not be destroyed whatever its schedule says, for as long as a matter lasts.
+
+Rules of this module:
+- A hold is in force when its row commits. The vault's flag follows from a queue (retention.hold_flags). (Where a
+  second vault is configured, the hold's event is written through to it before `place` returns: the seam is the
+  end of `place`.)
+- Invariant 5, whatever the order of hold, plan and approval: who captures records or marks them as destroying
+  takes `shared` as the first statement of the transaction, who changes holds takes `exclusive`. So a hold sees
+  every record that is committed, and a later transaction sees the hold. What was `destroying` before is told as
+  too late, and is no member.
+- A member's whole family is held: its parents, and their children, at any depth.
+- Members are counted by hold: a record is frozen until each of its holds is released.
+- A static hold has what matched when it was placed, a dynamic one also what arrives or changes later (`arrived`).
+  Placing the same hold again adds what matches now, and never takes anything away.
+- Matter, authority and scope are what a person wrote: a sealed line under a key of its own. Events have ids,
+  numbers and a digest of the members.
+- The release of a hold needs two people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg import sql
+
+from retention import catalog, descriptors, hold_flags, ledger
+from retention.archive import Archive, names, store_keys
+from retention.database import Connection, transaction
+from retention.errors import NotFound, Refused, UsageError
+from retention.hold_scopes import (
+    Predicate,
+    Scope,
+    check,
+    from_json,
+    predicate,
+    quarantined,
+    refuse_unknown,
+    resolve,
+    to_json,
+)
+from retention.ledger import Event
+from retention.model import Description
+from retention.seal import new_record_key
+
+SCOPE = "holds"  # their keys' scope in the key safe
+_LOCK = 0x686F6C64  # an advisory lock of our own: "hold"
+_AT_ONCE = 1000  # ids in an event, which holds 65,535 bytes
+
+
+class Mode(StrEnum):
+    """Whether a hold also takes what arrives later."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+
+
+@dataclass(frozen=True, slots=True)
+class Matter:
+    """Why something is held, in words of the officer; `review_on` is the day to ask whether it still must be."""
+
+    name: str
+    authority: str
+    review_on: date
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A hold as it stands; `new` is false when the same hold was in force before."""
+
+    hold_id: UUID
+    members: int
+    bytes: int
+    added: int
+    quarantined: int
+    unsearchable: int  # taken in now because their words or author cannot be known
+    too_late: tuple[UUID, ...]  # in scope, and being destroyed
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What one evaluation of a scope took in; `ids` only where it looked at given records."""
+
+    added: int
+    unsearchable: int
+    too_late: tuple[UUID, ...]
+    ids: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a release did; the event is for the caller to append."""
+
+    hold_id: UUID
+    released: int
+    still_held: int  # of them, by other holds
+    event: Event
+
+
+# ---------------------------------------------------------------- who waits for whom
+
+
+def shared(conn: Connection) -> None:
+    """First in a transaction that adds records or marks them as destroying: no hold comes between."""
+    conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (_LOCK,))
+
+
+def exclusive(conn: Connection) -> None:
+    """First in a transaction that changes holds. Later statements see all that committed before."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+
+
+# ---------------------------------------------------------------- place
+
+
+def place(archive: Archive, scope: Scope, mode: Mode, matter: Matter, now: datetime) -> Placed:
+    """Hold what is in scope. Running it again finds the same hold and adds only what matches since.
+
+    Raises UsageError for a scope or a matter that says nothing, NotFound for a name that nothing has."""
+    check(scope)
+    _check_matter(matter, now)
+    described = _description(scope, mode, matter)
+    hold_id, known = _identity(archive, described)
+    key = new_record_key()
+    sealed = [] if known else [(hold_id, 1, key.seal(descriptors.encode("hold", described)))]
+    objects, lines = descriptors.store(archive, sealed, now)
+    with transaction(archive.connections) as conn:
+        exclusive(conn)
+        named = resolve(conn, archive.safe, scope)
+        refuse_unknown(conn, scope, named, dynamic=mode is Mode.DYNAMIC)
+        new = _insert(conn, archive, hold_id, mode, matter, now)
+        if new:
+            store_keys(conn, archive.safe, {hold_id: (key, SCOPE)}, now)
+            descriptors.insert(conn, objects, lines, now)
+            descriptors.describe(conn, [(hold_id, 1, "hold", described)])
+        taken = _take_in(conn, hold_id, predicate(scope, named), now)
+        apart = _take_in_quarantined(conn, hold_id, quarantined(scope, named), now)
+        hold_flags.want(conn, None, hold_id, now)
+        members, size, digest = _standing(conn, hold_id)
+        if new or taken.added or apart:
+            detail = {
+                "hold": str(hold_id),
+                "mode": mode.value,
+                "review_on": matter.review_on.isoformat(),
+                "members": members,
+                "members_sha256": digest.hex(),
+                "added": taken.added,
+                "quarantined": len(apart),
+                "too_late": len(taken.too_late),
+            }
+            if lines:
+                detail |= {"descriptor": str(lines[0].descriptor_id), "descriptor_sha256": lines[0].sha256.hex()}
+            event = Event("poa", now, archive.agent, (hold_id,), detail=detail)
+            ledger.append(conn, [event, *_too_late(archive, hold_id, taken.too_late, now)], now)
+    return Placed(hold_id, members, size, taken.added, len(apart), taken.unsearchable, taken.too_late, new)
+
+
+def _check_matter(matter: Matter, now: datetime) -> None:
+    for option, value in (("matter", matter.name), ("authority", matter.authority)):
+        if not value.strip():
+            raise UsageError(f"--{option}: expected words that say it, found none.")
+    if matter.review_on <= now.date():
+        raise UsageError(
+            f"--review {matter.review_on}: expected a day ahead, on which somebody asks if it still holds."
+        )
+
+
+def _description(scope: Scope, mode: Mode, matter: Matter) -> Description:
+    said = {"authority": matter.authority, "mode": mode.value, "scope": to_json(scope)}
+    return Description(name=matter.name, source="", place="", title=matter.name, metadata=said)
+
+
+def _identity(archive: Archive, described: Description) -> tuple[UUID, bool]:
+    """The id of the hold that says exactly this and is not released, and whether it is there.
+
+    A keyed HMAC of what it says, so that a command which is run again finds what it did."""
+    said = json.dumps([described.name, dict(described.metadata)], sort_keys=True)
+    generation = 0
+    with transaction(archive.connections) as conn:
+        while True:
+            hold_id = archive.safe.pseudonym("hold", f"{generation}:{said}")
+            row = conn.execute("SELECT released_at FROM holds WHERE hold_id = %s", (hold_id,)).fetchone()
+            if row is None or row[0] is None:
+                return hold_id, row is not None
+            generation += 1
+
+
+def _insert(conn: Connection, archive: Archive, hold_id: UUID, mode: Mode, matter: Matter, now: datetime) -> bool:
+    """Whether it is new. Raises Refused if somebody releases it at this moment."""
+    by = archive.agent.on_behalf_of or archive.agent.id
+    new = conn.execute(
+        "INSERT INTO holds (hold_id, recorded_at, recorded_by, mode, review_on) VALUES (%s, %s, %s, %s, %s) "
+        "ON CONFLICT (hold_id) DO NOTHING RETURNING 1",
+        (hold_id, now, by, mode.value, matter.review_on),
+    ).fetchone()
+    if (
+        new is None
+        and conn.execute("SELECT FROM holds WHERE hold_id = %s AND released_at IS NULL", (hold_id,)).fetchone() is None
+    ):
+        raise Refused(f"refusing to place hold {hold_id}: it was released at this moment. Place it again as a new one.")
+    return new is not None
+
+
+_TAKE_IN: LiteralString = """
+    WITH RECURSIVE hit AS MATERIALIZED (
+        SELECT r.record_id, r.parent_id, ({found}) AS found FROM records r
+         WHERE (r.state < 3 OR r.record_id = ANY(%(records)s)) AND {only} AND {where}),
+    up AS (SELECT record_id, parent_id FROM hit
+            UNION SELECT p.record_id, p.parent_id FROM up JOIN records p ON p.record_id = up.parent_id),
+    family AS (SELECT record_id FROM up WHERE parent_id IS NULL
+                UNION SELECT c.record_id FROM family f JOIN records c ON c.parent_id = f.record_id),
+    member AS MATERIALIZED (SELECT r.record_id, r.state FROM family JOIN records r USING (record_id)),
+    added AS (INSERT INTO hold_members (record_id, hold_id, recorded_at)
+              SELECT m.record_id, %(hold)s, %(now)s FROM member m WHERE m.state = 1 ORDER BY 1
+                  ON CONFLICT DO NOTHING RETURNING record_id)
+    SELECT (SELECT count(*) FROM added),
+           (SELECT count(*) FROM hit WHERE NOT found),
+           (SELECT array_agg(record_id ORDER BY record_id) FROM member
+             WHERE state = 2 OR (state > 2 AND record_id = ANY(%(records)s))),
+           (SELECT array_agg(record_id ORDER BY record_id) FROM added WHERE %(only)s::uuid[] IS NOT NULL)"""
+
+
+def _take_in(
+    conn: Connection, hold_id: UUID, scope: Predicate, now: datetime, only: Sequence[UUID] | None = None
+) -> _Taken:
+    """Make members of the families of what is in scope, of these records or of all, in one statement."""
+    query = sql.SQL(_TAKE_IN).format(
+        where=scope.where,
+        found=scope.found,
+        only=sql.SQL("true" if only is None else "r.record_id = ANY(%(only)s)"),
+    )
+    params = {**scope.params, "hold": hold_id, "now": now, "only": None if only is None else list(only)}
+    row = conn.execute(query, params).fetchone()
+    assert row is not None
+    return _Taken(row[0], row[1], tuple(row[2] or ()), tuple(row[3] or ()))
+
+
+def _take_in_quarantined(
+    conn: Connection, hold_id: UUID, scope: Predicate, now: datetime, only: Sequence[UUID] | None = None
+) -> list[UUID]:
+    # the day of receipt is a civil date, which is a day later than that of UTC at most
+    query = sql.SQL(
+        """INSERT INTO hold_quarantined (quarantine_id, hold_id, recorded_at)
+           SELECT r.record_id, %(hold)s, %(now)s
+             FROM (SELECT quarantine_id AS record_id, run_id, (recorded_at AT TIME ZONE 'UTC')::date + 1 AS received
+                     FROM quarantine WHERE state <> 'released') r
+            WHERE {only} AND {where}
+            ORDER BY 1 ON CONFLICT DO NOTHING RETURNING quarantine_id"""
+    ).format(where=scope.where, only=sql.SQL("true" if only is None else "r.record_id = ANY(%(only)s)"))
+    params = {**scope.params, "hold": hold_id, "now": now, "only": None if only is None else list(only)}
+    return [row[0] for row in conn.execute(query, params)]
+
+
+def _standing(conn: Connection, hold_id: UUID) -> tuple[int, int, bytes]:
+    """How many members, their bytes, and the SHA-256 of their ids (16 bytes each) in order."""
+    row = conn.execute(
+        """SELECT count(*), coalesce(sum(r.bytes), 0)::bigint,
+                  sha256(coalesce(string_agg(uuid_send(m.record_id), ''::bytea ORDER BY m.record_id), ''))
+             FROM hold_members m JOIN records r USING (record_id) WHERE m.hold_id = %s""",
+        (hold_id,),
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1], bytes(row[2])
+
+
+def _too_late(archive: Archive, hold_id: UUID, records: Sequence[UUID], now: datetime) -> Iterator[Event]:
+    for start in range(0, len(records), _AT_ONCE):
+        part = records[start : start + _AT_ONCE]
+        detail = {"hold": str(hold_id), "too_late": len(part)}
+        yield Event("poa", now, archive.agent, (hold_id, *part), "failure", detail)
+
+
+# ---------------------------------------------------------------- what arrives later
+
+_SCOPES: dict[UUID, Scope] = {}  # a sealed line never changes
+
+
+def arrived(
+    conn: Connection, archive: Archive, subjects: Sequence[UUID], now: datetime, releasing: UUID | None = None
+) -> list[Event]:
+    """Hold what dynamic holds say of these records or quarantined documents; the events are for the caller to append.
+
+    For the transaction that captures them, or changes description, class, labels or aggregation of them, after
+    it wrote all of that; it took `shared` first. `releasing` is the quarantined document that became one of them:
+    the holds that had it, static ones too, judge the record. Costs one query where no hold is dynamic."""
+    query: LiteralString = "SELECT hold_id FROM holds WHERE mode = 'dynamic' AND released_at IS NULL"
+    if releasing is not None:
+        query += " UNION SELECT hold_id FROM hold_quarantined WHERE quarantine_id = %(releasing)s"
+    events: list[Event] = []
+    for (hold_id,) in conn.execute(query, {"releasing": releasing}).fetchall():
+        scope = _scope(archive, conn, hold_id)
+        if releasing is not None and releasing in scope.records:
+            scope = replace(scope, records=(*scope.records, *subjects))
+        named = resolve(conn, archive.safe, scope)
+        taken = _take_in(conn, hold_id, predicate(scope, named), now, subjects)
+        apart = _take_in_quarantined(conn, hold_id, quarantined(scope, named), now, subjects)
+        if held := [*taken.ids, *apart]:
+            hold_flags.want(conn, held, hold_id, now)
+            for start in range(0, len(held), _AT_ONCE):
+                part = held[start : start + _AT_ONCE]
+                detail = {"hold": str(hold_id), "arrived": len(part)}
+                events.append(Event("poa", now, archive.agent, (hold_id, *part), detail=detail))
+    return events
+
+
+def _scope(archive: Archive, conn: Connection, hold_id: UUID) -> Scope:
+    if hold_id not in _SCOPES:
+        _SCOPES[hold_id] = from_json(descriptors.read_line(archive, conn, hold_id).metadata["scope"])
+    return _SCOPES[hold_id]
+
+
+# ---------------------------------------------------------------- release
+
+
+def release(archive: Archive, hold_id: UUID, now: datetime, approved: bool = False) -> Released:
+    """Release a hold that two people decided to release. Raises Refused unless they did, NotFound."""
+    if not approved:
+        raise Refused(
+            f"refusing to release hold {hold_id}: it needs two people. `muniment hold release {hold_id}` proposes it, "
+            "and two approvers sign the proposal."
+        )
+    with transaction(archive.connections) as conn:
+        released = apply_release(conn, archive, hold_id, now)
+        ledger.append(conn, [released.event], now)
+    return released
+
+
+def apply_release(conn: Connection, archive: Archive, hold_id: UUID, now: datetime) -> Released:
+    """Release inside the transaction that approves it. Raises NotFound, Refused if it was released before."""
+    exclusive(conn)
+    by = archive.agent.on_behalf_of or archive.agent.id
+    ended = conn.execute(
+        "UPDATE holds SET released_at = %s, released_by = %s WHERE hold_id = %s AND released_at IS NULL RETURNING 1",
+        (now, by, hold_id),
+    ).fetchone()
+    if ended is None:
+        raise Refused(f"refusing to release hold {hold_id} again: it was released {_row(conn, hold_id).released_at}.")
+    row = conn.execute(
+        """WITH record AS (DELETE FROM hold_members WHERE hold_id = %(hold)s RETURNING record_id, recorded_at),
+                document AS (DELETE FROM hold_quarantined WHERE hold_id = %(hold)s
+                             RETURNING quarantine_id, recorded_at),
+                kept AS (INSERT INTO hold_members_released (record_id, hold_id, recorded_at, released_at)
+                         SELECT ended.*, %(now)s FROM (
+                             SELECT record_id, %(hold)s::uuid, recorded_at FROM record
+                              UNION ALL SELECT quarantine_id, %(hold)s, recorded_at FROM document) ended)
+           SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM hold_members m
+                       WHERE m.record_id = record.record_id AND m.hold_id <> %(hold)s)) FROM record""",
+        {"hold": hold_id, "now": now},
+    ).fetchone()
+    assert row is not None
+    hold_flags.want(conn, None, hold_id, now)
+    detail = {"hold": str(hold_id), "released": row[0], "still_held": row[1]}
+    return Released(hold_id, row[0], row[1], Event("poa", now, archive.agent, (hold_id,), detail=detail))
+
+
+def review(archive: Archive, hold_id: UUID, review_on: date, now: datetime) -> None:
+    """That a hold is still needed: the day on which to ask again. Raises NotFound, Refused for a released one."""
+    if review_on <= now.date():
+        raise UsageError(f"review on {review_on}: expected a day ahead, found one that has come.")
+    with transaction(archive.connections) as conn:
+        exclusive(conn)
+        found = _row(conn, hold_id)
+        if found.released_at is not None:
+            raise Refused(f"refusing to review hold {hold_id}: it was released {found.released_at:%Y-%m-%d %H:%M} UTC.")
+        if found.review_on == review_on:
+            return
+        conn.execute("UPDATE holds SET review_on = %s WHERE hold_id = %s", (review_on, hold_id))
+        detail = {"hold": str(hold_id), "review_on": review_on.isoformat(), "was": found.review_on.isoformat()}
+        ledger.append(conn, [Event("poa", now, archive.agent, (hold_id,), detail=detail)], now)
+
+
+# ---------------------------------------------------------------- to look at
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One hold as it stands. `matter` is None while descriptions are being rebuilt."""
+
+    hold_id: UUID
+    mode: Mode
+    placed_at: datetime
+    placed_by: UUID
+    review_on: date
+    released_at: datetime | None
+    members: int  # once it is released: those it had
+    bytes: int
+    quarantined: int
+    matter: str | None
+
+
+def listed(conn: Connection, hold_id: UUID | None = None, *, released: bool = False) -> list[Hold]:
+    """Holds in force, the review that comes first at the top; or all, or one."""
+    rows = conn.execute(
+        """SELECT h.hold_id, h.mode, h.recorded_at, h.recorded_by, h.review_on, h.released_at,
+                  coalesce(m.members, 0), coalesce(m.bytes, 0)::bigint,
+                  (SELECT count(*) FROM hold_quarantined q WHERE q.hold_id = h.hold_id), d.title
+             FROM holds h
+             LEFT JOIN descriptions d ON d.subject_id = h.hold_id
+             LEFT JOIN (SELECT x.hold_id, count(*) AS members, sum(r.bytes) AS bytes
+                          FROM (SELECT hold_id, record_id FROM hold_members
+                                 UNION ALL SELECT hold_id, record_id FROM hold_members_released) x
+                          JOIN records r USING (record_id)
+                         WHERE %(hold)s::uuid IS NULL OR x.hold_id = %(hold)s
+                         GROUP BY x.hold_id) m USING (hold_id)
+            WHERE (%(hold)s::uuid IS NULL OR h.hold_id = %(hold)s)
+              AND (%(released)s OR h.released_at IS NULL)
+            ORDER BY h.released_at IS NOT NULL, h.review_on, h.hold_id""",
+        {"hold": hold_id, "released": released or hold_id is not None},
+    )
+    return [Hold(row[0], Mode(row[1]), *row[2:]) for row in rows]
+
+
+def _row(conn: Connection, hold_id: UUID) -> Hold:
+    found = listed(conn, hold_id)
+    if not found:
+        raise NotFound(f"no hold {hold_id}. `muniment hold list` shows them.")
+    return found[0]
+
+
+def show(archive: Archive, hold_id: UUID) -> dict[str, Any]:
+    """One hold with its matter, authority and scope, what of its flags the vault has yet, its events. NotFound."""
+    with transaction(archive.connections) as conn:
+        found = _row(conn, hold_id)
+        said = descriptors.read_line(archive, conn, hold_id)
+        flags = conn.execute(
+            """SELECT count(*) FILTER (WHERE f.wanted IS DISTINCT FROM f.actual), count(f.error)
+                 FROM hold_members m JOIN hold_flags f ON f.subject_id = m.record_id WHERE m.hold_id = %s""",
+            (hold_id,),
+        ).fetchone()
+        events = catalog.history(conn, archive, hold_id)
+        who = names(conn, archive.safe, [found.placed_by])
+    assert flags is not None
+    return {
+        "hold_id": str(hold_id),
+        "mode": found.mode.value,
+        "matter": said.name,
+        "authority": said.metadata["authority"],
+        "scope": said.metadata["scope"],
+        "placed_at": found.placed_at,
+        "placed_by": who.get(found.placed_by, str(found.placed_by)),
+        "review_on": found.review_on,
+        "released_at": found.released_at,
+        "records": found.members,
+        "bytes": found.bytes,
+        "quarantined": found.quarantined,
+        "flags_waiting": flags[0],
+        "flags_failed": flags[1],
+        "events": events,
+    }
