@@ -9,6 +9,7 @@ Rules of this module:
   captures and the other finds it already known. Places are taken in order, so that writers wait and never
   deadlock.
 - A parent and its children are captured together or not at all.
+- A dynamic hold takes in what arrives, in the transaction that captures it (retention.holds).
 - The ledger is appended last: its one-row head is locked as briefly as possible.
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from retention import descriptors, ledger, locks, quarantine, runs
+from retention import descriptors, holds, ledger, locks, quarantine, runs
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.ledger import Event
@@ -70,6 +71,7 @@ def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], relea
     objects, lines = descriptors.store(archive, sealed, clock())
     now = clock()
     with transaction(archive.connections) as conn:
+        holds.shared(conn)
         runs.hold_open(conn, batch.run_id, batch.number)
         if runs.committed(conn, batch.run_id, batch.number):
             return Committed((), 0, again=True)
@@ -86,11 +88,12 @@ def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], relea
         _insert_records(conn, batch, placed, superseded, now)
         quarantine.insert(conn, batch.run_id, _kept(batch, placed, superseded), now)
         _insert_findings(conn, subjects)
+        held = holds.arrived(conn, archive, [*subjects], now, releasing)
         locks.enqueue(conn, _wanted_locks(batch, placed), now)
         result = Committed(_items(batch), sum(d.size for u in batch.admitted for d in u.deposits))
         runs.record_batch(conn, batch, result, now)
         where = {line.subject_id: line for line in lines}
-        events = list(_events(archive, batch, placed, where, superseded, now))
+        events = [*_events(archive, batch, placed, where, superseded, now), *held]
         if releasing is not None:
             record_id = batch.admitted[0].deposits[0].record_id
             events.append(quarantine.release(conn, archive, releasing, record_id, now))
