@@ -87,12 +87,14 @@ def want(conn: Connection, subjects: Sequence[UUID] | None, hold_id: UUID, now: 
 # ---------------------------------------------------------------- the queue
 
 
-def drain(archive: Archive, now: datetime) -> Drained:
-    """Set every waiting flag and read it back. Running it twice, or two at once, changes nothing more."""
+def drain(archive: Archive, now: datetime, at_most: int | None = None) -> Drained:
+    """Set every waiting flag and read it back. Running it twice, or two at once, changes nothing more.
+
+    `at_most` ends the pass at the batch that reaches so many: a million flags take the better part of an hour."""
     done = failed = 0
     problem = None
     _drop_destroyed(archive)
-    while batch := _one_batch(archive, now):
+    while (at_most is None or done + failed < at_most) and (batch := _one_batch(archive, now)):
         errors = [error for error in batch if error is not None]
         failed += len(errors)
         done += len(batch) - len(errors)
