@@ -22,14 +22,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg import sql
 
-from retention import catalog, descriptors, hold_flags, ledger
+from retention import approvals, catalog, descriptors, hold_flags, ledger
+from retention.approvals import Kind, Proposal
 from retention.archive import Archive, names, store_keys
 from retention.database import Connection, transaction
 from retention.errors import NotFound, Refused, UsageError
@@ -318,6 +319,32 @@ def _scope(archive: Archive, conn: Connection, hold_id: UUID) -> Scope:
 # ---------------------------------------------------------------- release
 
 
+def propose_release(archive: Archive, hold_id: UUID, now: datetime) -> Proposal:
+    """The proposal that two people sign to release a hold; the open one, if there is one.
+
+    Raises NotFound, Refused for a hold that was released."""
+    with transaction(archive.connections) as conn:
+        exclusive(conn)
+        found = _row(conn, hold_id)
+        _refuse_if_released(found, "release")
+        for proposal in approvals.listed(conn):
+            if proposal.kind is Kind.HOLD_RELEASE and proposal.content == {"hold": str(hold_id)}:
+                return proposal
+        lines = [
+            f"release   hold {hold_id}, in force since {found.placed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            f"frees     at most {found.members} records, {found.bytes} bytes, where no other hold has them",
+        ]
+        payload = json.dumps({"hold": str(hold_id)})
+        proposal, event = approvals.propose(conn, archive, Kind.HOLD_RELEASE, lines, payload, now)
+        ledger.append(conn, [replace(event, subjects=(*event.subjects, hold_id))], now)
+    return proposal
+
+
+def take_effect(conn: Connection, archive: Archive, proposal: Proposal, now: datetime) -> Sequence[Event]:
+    """What an approved proposal of kind `hold-release` does (retention.approvals.Effect)."""
+    return [apply_release(conn, archive, UUID(proposal.content["hold"]), now).event]
+
+
 def release(archive: Archive, hold_id: UUID, now: datetime, approved: bool = False) -> Released:
     """Release a hold that two people decided to release. Raises Refused unless they did, NotFound."""
     if not approved:
@@ -340,7 +367,7 @@ def apply_release(conn: Connection, archive: Archive, hold_id: UUID, now: dateti
         (now, by, hold_id),
     ).fetchone()
     if ended is None:
-        raise Refused(f"refusing to release hold {hold_id} again: it was released {_row(conn, hold_id).released_at}.")
+        _refuse_if_released(_row(conn, hold_id), "release")
     row = conn.execute(
         """WITH record AS (DELETE FROM hold_members WHERE hold_id = %(hold)s RETURNING record_id, recorded_at),
                 document AS (DELETE FROM hold_quarantined WHERE hold_id = %(hold)s
@@ -366,8 +393,7 @@ def review(archive: Archive, hold_id: UUID, review_on: date, now: datetime) -> N
     with transaction(archive.connections) as conn:
         exclusive(conn)
         found = _row(conn, hold_id)
-        if found.released_at is not None:
-            raise Refused(f"refusing to review hold {hold_id}: it was released {found.released_at:%Y-%m-%d %H:%M} UTC.")
+        _refuse_if_released(found, "review")
         if found.review_on == review_on:
             return
         conn.execute("UPDATE holds SET review_on = %s WHERE hold_id = %s", (review_on, hold_id))
@@ -421,6 +447,19 @@ def _row(conn: Connection, hold_id: UUID) -> Hold:
     if not found:
         raise NotFound(f"no hold {hold_id}. `muniment hold list` shows them.")
     return found[0]
+
+
+def _refuse_if_released(found: Hold, doing: str) -> None:
+    if found.released_at is not None:
+        when = f"{found.released_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        raise Refused(f"refusing to {doing} hold {found.hold_id}: it was released {when}.")
+
+
+def members(conn: Connection, hold_id: UUID) -> list[UUID]:
+    """The records that a hold has, in order: 100 bytes each in memory. Raises NotFound."""
+    _row(conn, hold_id)
+    query = "SELECT record_id FROM hold_members WHERE hold_id = %s ORDER BY record_id"
+    return [row[0] for row in conn.execute(query, (hold_id,))]
 
 
 def show(archive: Archive, hold_id: UUID) -> dict[str, Any]:
