@@ -1,16 +1,18 @@
 """What is due, over all records at once: the limits of the engine joined with the catalog in one statement.
 
 Rules of this module (layer: just above `catalog`; it reads, and writes nothing):
-- No calendar here. Trigger dates are compared with limits that `retention.engine` computed; the one exception,
-  `plus` of a condition, adds months to a date, where PostgreSQL clamps as `Period.after` does (tested).
+- The calendar is the engine's. Trigger dates are compared with limits that `retention.engine` computed. Two
+  exceptions, tested against the engine over every day of four centuries: `plus` of a condition, and the cutoff and
+  period of a rule for a suspended record, whose days count from its own cutoff.
 - One scan of `records` against one row of limits for each class and one row of current triggers for each subject
   decides all records of one class whose rules apply to every record: the main branch.
-- What the scan cannot rule out of special records (labels, events of their own) and of classes with guarded
-  rules takes the second branch: rule by rule, as `engine.decide` does it. Both answer exactly as `decide`
+- What the scan cannot rule out of special records (labels, suspensions, events of their own) and of classes with
+  guarded rules takes the second branch: rule by rule, as `engine.decide` does it. Both answer exactly as `decide`
   (tests/integration/test_eligibility.py).
-- A missing date satisfies no limit. Held records are taken out by an anti-join with the materialised members.
-- A special record with a suspension, its own or its aggregation's, is kept: its days count from the cutoff of
-  each rule, which only `decide` knows so far. Whoever writes a suspension marks the records special.
+- A missing date satisfies no limit. Held and extended records are taken out by anti-joins.
+- Units (rule 8) are looked at last, among what is left, and only where the catalog has children or the schedule a
+  class that goes by aggregation: a unit with one kept member that is not due is not due.
+- Whoever writes a suspension, an event on a record or a label marks the records special.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from psycopg import sql
 
 from retention import engine
 from retention.database import Connection
-from retention.engine import ClassLimits
-from retention.rules import DATED, Action, Combine, Condition, Schedule, Trigger
+from retention.engine import ClassLimits, GuardedLimit
+from retention.rules import DATED, Action, Combine, Condition, CutoffUnit, LaterRecords, Schedule, Trigger, Unit
 
 SLOTS = 3  # event limits of a class in the main branch; a class with more takes the second
+
+_CUTOFFS = tuple(CutoffUnit)  # by their number in the statement
 
 # The states of a condition's comparison, by their number in the statement; 0 asks for presence.
 _COMPARISONS = ("present", "before", "on_or_before", "after", "on_or_after")
@@ -58,8 +62,7 @@ class DueRecord:
 def due(conn: Connection, schedule: Schedule, as_of: date) -> list[DueClass]:
     """Per class, how many records and bytes are due on `as_of` and not held; in the order of the schedule."""
     rows = {row.class_id: row for row in engine.limits(schedule, as_of)}
-    # The planner takes most of the table for due, and then thinks that workers would only hand rows over.
-    conn.execute("SET LOCAL parallel_tuple_cost = 0.001")
+    _let_workers_help(conn)
     counted = conn.execute(
         statement(conn, schedule, as_of)
         + sql.SQL("SELECT c.class_id, count(*), sum(d.bytes)::bigint FROM due d JOIN classes c USING (class_key) ")
@@ -79,6 +82,7 @@ def due_records(
     """Every record that is due on `as_of` and not held, streamed, by class and id. Needs a transaction.
 
     `only`: of these records; what else belongs to their units is looked at too."""
+    _let_workers_help(conn)
     query = statement(conn, schedule, as_of, only) + sql.SQL(
         "SELECT d.record_id, c.class_id, d.bytes, d.unit_id FROM due d JOIN classes c USING (class_key) ORDER BY 2, 1"
     )
@@ -88,20 +92,158 @@ def due_records(
             yield DueRecord(*row)
 
 
-def statement(conn: Connection, schedule: Schedule, as_of: date, only: Sequence[UUID] | None = None) -> sql.Composed:
+def _let_workers_help(conn: Connection) -> None:
+    """The planner takes most of the table for due, and then thinks that workers would only hand rows over."""
+    conn.execute("SET LOCAL parallel_tuple_cost = 0.001")
+
+
+def statement(
+    conn: Connection,
+    schedule: Schedule,
+    as_of: date,
+    only: Sequence[UUID] | None = None,
+    *,
+    despite_holds: bool = False,
+) -> sql.Composed:
     """`WITH … due AS (record_id, class_key, bytes, unit_id)`, to which a caller adds what to select from `due`.
 
-    `only`: of these records."""
+    `only`: of these records; what else belongs to their units is looked at too. `despite_holds`: what would be due
+    if nothing were held, for a what-if that tells apart what holds block."""
     classes: dict[str, int] = dict(conn.execute("SELECT class_id, class_key FROM classes").fetchall())
     kinds: dict[str, int] = dict(conn.execute("SELECT kind, ordinal FROM trigger_kinds").fetchall())
     rows = [row for row in engine.limits(schedule, as_of) if row.class_id in classes]
-    return _DUE.format(
-        **_folded(rows, classes, kinds),
-        **_by_rule(schedule, as_of, classes, kinds),
-        reached=_reached(rows, kinds),
-        as_of=sql.Literal(as_of),
-        only=sql.SQL("") if only is None else sql.SQL("AND r.record_id = ANY({}::uuid[])").format(list(only)),
+    scanned: sql.Composable = sql.SQL("")
+    asked: sql.Composable = sql.SQL("")
+    if only is not None:
+        among = sql.SQL("r.record_id = ANY ({}::uuid[])")
+        scanned = sql.SQL("AND ") + among.format(unit_members(conn, schedule, only))
+        asked = sql.SQL("AND ") + among.format(list(only))
+    units = _Units.of(conn, schedule)
+    tail = (_UNITS if units else _SINGLY).format(asked=asked, whole=units.whole if units else sql.SQL("false"))
+    return (
+        _DUE.format(
+            **_folded(rows, classes, kinds),
+            **_by_rule(schedule, as_of, classes, kinds),
+            reached=_reached(rows, kinds),
+            counted=_COUNTED.format(as_of=as_of, cutoff=_CUTOFF),
+            dated=len(DATED),
+            as_of=as_of,
+            only=scanned,
+            free=sql.SQL("true" if despite_holds else _FREE),
+        )
+        + tail
     )
+
+
+# ---------------------------------------------------------------- units
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """What makes records go together in this catalog, under this schedule."""
+
+    keys: list[int]  # classes that go by aggregation
+
+    @staticmethod
+    def of(conn: Connection, schedule: Schedule) -> _Units | None:
+        """None where every record stands alone."""
+        by_aggregation = [known.id for known in schedule.classes if known.unit is Unit.AGGREGATION]
+        keys, kin = conn.execute(
+            "SELECT ARRAY(SELECT class_key FROM classes WHERE class_id = ANY(%s)), "
+            "EXISTS (SELECT FROM records WHERE parent_id IS NOT NULL)",
+            (by_aggregation,),
+        ).fetchone() or ([], False)
+        return _Units(keys) if keys or kin else None
+
+    @property
+    def whole(self) -> sql.Composed:
+        """Of record `r`: whether it goes with its aggregation. A label asks for it as well as a class."""
+        return sql.SQL(
+            "(r.class_key = ANY ({keys}::smallint[]) OR (r.special AND EXISTS (SELECT FROM record_labels x "
+            "WHERE x.record_id = r.record_id AND x.class_key = ANY ({keys}::smallint[]))))"
+        ).format(keys=self.keys)
+
+
+def unit_members(conn: Connection, schedule: Schedule, records: Sequence[UUID], *, waiting: bool = False) -> list[UUID]:
+    """The records themselves, and all kept ones without which they do not go: parents and children, and the
+    aggregation of what goes by aggregation. With `waiting`, all that does not go without them, and more."""
+    units = _Units.of(conn, schedule)
+    if units is None:
+        return list(records)
+    reached = _REACHED.format(records=list(records), whole=sql.SQL("true") if waiting and units.keys else units.whole)
+    return [row[0] for row in conn.execute(reached)]
+
+
+# From record to kin, from record to aggregation and from aggregation to members, each node once.
+_REACHED = sql.SQL("""
+WITH RECURSIVE reached (aggregate, id) AS (
+    SELECT false, unnest({records}::uuid[])
+    UNION
+    SELECT n.aggregate, n.id FROM reached u CROSS JOIN LATERAL (
+        SELECT false, r.parent_id FROM records r
+         WHERE NOT u.aggregate AND r.record_id = u.id AND r.parent_id IS NOT NULL
+        UNION ALL
+        SELECT false, r.record_id FROM records r WHERE NOT u.aggregate AND r.parent_id = u.id
+        UNION ALL
+        SELECT true, r.aggregation_id FROM records r
+         WHERE NOT u.aggregate AND r.record_id = u.id AND r.aggregation_id IS NOT NULL AND {whole}
+        UNION ALL
+        SELECT false, r.record_id FROM records r WHERE u.aggregate AND r.aggregation_id = u.id AND r.state = 1
+    ) AS n (aggregate, id)
+)
+SELECT r.record_id FROM reached u JOIN records r ON r.record_id = u.id
+ WHERE NOT u.aggregate AND (r.state = 1 OR r.record_id = ANY ({records}::uuid[]))
+""")
+
+_SINGLY = sql.SQL(""", due AS (
+    SELECT r.record_id, r.class_key, r.bytes, r.record_id AS unit_id FROM eligible r WHERE true {asked}
+)
+""")
+
+# A family is a parent with all below it, under the id of the first; only those with an eligible record are looked
+# at. What one blocked record blocks: its family, every aggregation with a record of the family, and every family
+# with a record that goes with such an aggregation.
+_UNITS = sql.SQL(""", climbed (id) AS (
+    SELECT e.record_id FROM eligible e
+     WHERE e.parent_id IS NOT NULL OR e.record_id IN (SELECT c.parent_id FROM records c WHERE c.parent_id IS NOT NULL)
+    UNION
+    SELECT p.parent_id FROM climbed c JOIN records p ON p.record_id = c.id WHERE p.parent_id IS NOT NULL
+), kin (record_id, root) AS (
+    SELECT p.record_id, p.record_id FROM climbed c JOIN records p ON p.record_id = c.id WHERE p.parent_id IS NULL
+    UNION ALL
+    SELECT c.record_id, k.root FROM kin k JOIN records c ON c.parent_id = k.record_id
+), going_whole AS MATERIALIZED (
+    SELECT DISTINCT r.aggregation_id FROM eligible r WHERE r.aggregation_id IS NOT NULL AND {whole}
+), members AS MATERIALIZED (
+    SELECT r.record_id, coalesce(k.root, r.record_id) AS root, g.aggregation_id, {whole} AS whole,
+           e.record_id IS NOT NULL AS is_eligible
+      FROM (SELECT record_id FROM kin
+            UNION SELECT w.record_id FROM going_whole JOIN records w USING (aggregation_id)) AS u
+      JOIN records r USING (record_id)
+      LEFT JOIN kin k USING (record_id)
+      LEFT JOIN going_whole g ON g.aggregation_id = r.aggregation_id
+      LEFT JOIN eligible e USING (record_id)
+     WHERE r.state = 1
+), blocked (node) AS (
+    SELECT root FROM members WHERE NOT is_eligible
+    UNION
+    SELECT n.node FROM blocked b CROSS JOIN LATERAL (
+        SELECT m.aggregation_id FROM members m WHERE m.root = b.node AND m.aggregation_id IS NOT NULL
+        UNION ALL
+        SELECT m.root FROM members m WHERE m.aggregation_id = b.node AND m.whole
+    ) AS n (node)
+), due AS (
+    SELECT r.record_id, r.class_key, r.bytes, coalesce(u.aggregation_id, m.root, r.record_id) AS unit_id
+      FROM eligible r
+      LEFT JOIN members m USING (record_id)
+      LEFT JOIN (SELECT root, min(aggregation_id::text)::uuid AS aggregation_id FROM members WHERE whole GROUP BY root)
+             AS u USING (root)
+     WHERE NOT EXISTS (SELECT FROM blocked b WHERE b.node = m.root) {asked}
+)
+""")
+
+
+# ---------------------------------------------------------------- limits, as columns
 
 
 def _reached(rows: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composable:
@@ -109,9 +251,9 @@ def _reached(rows: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composabl
     subjects as small as what is due."""
     latest: dict[int, date] = {}
     for row in rows:
-        for key, limit in row.events.items():
-            if limit is not None and key in kinds:
-                latest[kinds[key]] = max(limit, latest.get(kinds[key], limit))
+        for event in row.events:
+            if event.limit is not None and event.key in kinds:
+                latest[kinds[event.key]] = max(event.limit, latest.get(kinds[event.key], event.limit))
     tests = [sql.SQL("dates[{}] <= {}").format(kind, limit) for kind, limit in sorted(latest.items())]
     return sql.SQL(" OR ").join(tests) if tests else sql.SQL("false")
 
@@ -120,7 +262,7 @@ def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[
     """Columns of the main branch. `all`: what is not asked is satisfied by anything, infinity; `any`: by nothing."""
     columns: dict[str, list[Any]] = {"class_keys": [], "anys": [], "guarded": [], "evented": []}
     columns |= {name: [] for name in DATED}
-    columns |= {f"{part}{slot}": [] for slot in range(SLOTS) for part in ("kind", "limit")}
+    columns |= {f"{part}{slot}": [] for slot in range(SLOTS) for part in ("kind", "limit", "covered")}
     for row in rows:
         any_one = row.combine is Combine.ANY
         nothing = "-infinity" if any_one else "infinity"
@@ -130,10 +272,11 @@ def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[
         columns["evented"].append(bool(row.events))
         for name in DATED:
             columns[name].append(_limit(row.dated[name]) if name in row.dated else nothing)
-        events = [(kinds.get(key), _limit(limit)) for key, limit in row.events.items()]
-        for slot, (kind, limit) in enumerate((events + [(None, nothing)] * SLOTS)[:SLOTS]):
+        events = [(kinds.get(event.key), _limit(event.limit), event.covered) for event in row.events]
+        for slot, (kind, limit, covered) in enumerate((events + [(None, nothing, True)] * SLOTS)[:SLOTS]):
             columns[f"kind{slot}"].append(kind)
             columns[f"limit{slot}"].append(limit)
+            columns[f"covered{slot}"].append(covered)
     return {name: sql.Literal(values) for name, values in columns.items()}
 
 
@@ -161,24 +304,24 @@ def _by_rule(
     for row in engine.limits(schedule, as_of, fold=False):
         if row.class_id not in classes:
             continue
-        for rule in row.guarded:
-            number = numbers.setdefault((row.class_id, rule.rule_id), len(numbers))
+        for guarded in row.guarded:
+            rule = guarded.rule
+            number = numbers.setdefault((row.class_id, rule.id), len(numbers))
             conditions += [(number, *_condition(condition, code)) for condition in rule.when]
-            bounds = (rule.triggers_from, rule.triggers_until)
-            any_one = row.combine is Combine.ANY
-            guard = (code(rule.trigger), _limit(rule.limit), code(rule.not_before), *bounds)
-            rules.append((number, classes[row.class_id], any_one, *guard))
-        for rule in row.guarded:
-            mine = numbers[row.class_id, rule.rule_id]
-            replacements += [(mine, numbers[row.class_id, other]) for other in rule.replaced_by]
+            of_class = (number, classes[row.class_id], row.combine is Combine.ANY)
+            guard = (code(rule.trigger), _limit(guarded.limit), code(rule.not_before))
+            covered = not rule.trigger.event or rule.later_records is LaterRecords.COVERED
+            rules.append((*of_class, *guard, rule.triggers_from, rule.triggers_until, covered, *_counting(guarded)))
+        for guarded in row.guarded:
+            mine = numbers[row.class_id, guarded.rule.id]
+            replacements += [(mine, numbers[row.class_id, other]) for other in guarded.replaced_by]
     names = (
-        (
-            rules,
-            ("rule_no", "rule_class", "rule_any", "rule_code", "rule_limit", "rule_after", "rule_from", "rule_until"),
-        ),
+        (rules, ("rule_no", "rule_class", "rule_any", "rule_code", "rule_limit", "rule_after", "rule_from",
+                 "rule_until", "rule_covered", "rule_shift", "rule_cutoff", "rule_month", "rule_day", "rule_months",
+                 "rule_days")),
         (conditions, ("when_rule", "when_left", "when_how", "when_right", "when_months", "when_days")),
         (replacements, ("replaced", "replacing")),
-    )
+    )  # fmt: skip
     return {
         name: sql.Literal([entry[i] for entry in entries])
         for entries, columns in names
@@ -186,23 +329,33 @@ def _by_rule(
     }
 
 
+def _counting(guarded: GuardedLimit) -> tuple[Any, ...]:
+    """How the rule counts, for suspended records; no period is permanent, and never eligible."""
+    cutoff, period = guarded.rule.cutoff, guarded.rule.period
+    unit = _CUTOFFS.index(cutoff.unit)
+    return int(guarded.foreign), unit, cutoff.month, cutoff.day, period and period.months, period and period.days
+
+
 def _condition(condition: Condition, code: Any) -> tuple[Any, ...]:
     how = _COMPARISONS.index(condition.comparison or "present")
     return code(condition.left), how, code(condition.than), condition.plus.months, condition.plus.days
 
 
+_FREE = "NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = d.record_id)"
+
 _DUE = sql.SQL("""
-WITH scanned AS MATERIALIZED (
+WITH RECURSIVE scanned AS MATERIALIZED (
     SELECT r.record_id, r.class_key, r.bytes, r.aggregation_id, r.received, r.document_date, r.modified, r.tagged,
-           r.special, r.special OR l.guarded AS second
+           r.parent_id, r.special, r.special OR l.guarded AS second
       FROM records r
       JOIN unnest(
              {class_keys}::smallint[], {anys}::boolean[], {guarded}::boolean[], {evented}::boolean[],
              {received}::date[], {document_date}::date[], {modified}::date[], {tagged}::date[],
-             {kind0}::smallint[], {limit0}::date[], {kind1}::smallint[], {limit1}::date[],
-             {kind2}::smallint[], {limit2}::date[])
+             {kind0}::smallint[], {limit0}::date[], {covered0}::boolean[],
+             {kind1}::smallint[], {limit1}::date[], {covered1}::boolean[],
+             {kind2}::smallint[], {limit2}::date[], {covered2}::boolean[])
         AS l (class_key, any_one, guarded, evented, received, document_date, modified, tagged,
-              kind0, limit0, kind1, limit1, kind2, limit2)
+              kind0, limit0, covered0, kind1, limit1, covered1, kind2, limit2, covered2)
         ON l.class_key = r.class_key
        AND (l.any_one OR (r.received <= l.received
                           AND coalesce(r.document_date, 'infinity') <= l.document_date
@@ -211,71 +364,86 @@ WITH scanned AS MATERIALIZED (
       LEFT JOIN (SELECT subject_id, dates FROM current_triggers WHERE {reached}) AS s
         ON s.subject_id = r.aggregation_id AND l.evented
      WHERE r.state = 1 {only}
-       AND CASE WHEN r.special OR l.guarded THEN true
-                WHEN l.any_one THEN
-                coalesce(r.received <= l.received OR r.document_date <= l.document_date
-                         OR r.modified <= l.modified OR r.tagged <= l.tagged
-                         OR s.dates[l.kind0] <= l.limit0 OR s.dates[l.kind1] <= l.limit1
-                         OR s.dates[l.kind2] <= l.limit2, false)
+       AND CASE WHEN r.special THEN true
+                WHEN l.any_one THEN l.guarded OR coalesce(
+                    r.received <= l.received OR r.document_date <= l.document_date
+                    OR r.modified <= l.modified OR r.tagged <= l.tagged
+                    OR (s.dates[l.kind0] <= l.limit0
+                        AND (l.covered0 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind0]))
+                    OR (s.dates[l.kind1] <= l.limit1
+                        AND (l.covered1 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind1]))
+                    OR (s.dates[l.kind2] <= l.limit2
+                        AND (l.covered2 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind2])), false)
                 ELSE NOT l.evented
                 OR (coalesce(s.dates[l.kind0], 'infinity') <= l.limit0
                     AND coalesce(s.dates[l.kind1], 'infinity') <= l.limit1
-                    AND coalesce(s.dates[l.kind2], 'infinity') <= l.limit2)
+                    AND coalesce(s.dates[l.kind2], 'infinity') <= l.limit2
+                    AND (l.covered0 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind0])
+                    AND (l.covered1 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind1])
+                    AND (l.covered2 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind2]))
            END
 ), rules AS MATERIALIZED (
     SELECT * FROM unnest({rule_no}::integer[], {rule_class}::smallint[], {rule_any}::boolean[],
         {rule_code}::integer[], {rule_limit}::date[], {rule_after}::integer[],
-        {rule_from}::date[], {rule_until}::date[])
-    AS u (rule_no, class_key, any_one, code, latest, after, triggers_from, triggers_until)
+        {rule_from}::date[], {rule_until}::date[], {rule_covered}::boolean[],
+        {rule_shift}::integer[], {rule_cutoff}::integer[], {rule_month}::integer[], {rule_day}::integer[],
+        {rule_months}::integer[], {rule_days}::integer[])
+    AS u (rule_no, class_key, any_one, code, latest, after, triggers_from, triggers_until, covered,
+          shift, cutoff, fiscal_month, fiscal_day, months, days)
 ), conditions AS MATERIALIZED (
     SELECT * FROM unnest({when_rule}::integer[], {when_left}::integer[], {when_how}::integer[], {when_right}::integer[],
         {when_months}::integer[], {when_days}::integer[]) AS w (rule_no, a, how, b, months, days)
 ), replacements AS MATERIALIZED (
     SELECT * FROM unnest({replaced}::integer[], {replacing}::integer[]) AS p (rule_no, by_no)
 ), facts AS MATERIALIZED (
-    SELECT r.record_id, r.class_key, r.bytes, r.special,
+    SELECT r.record_id, r.class_key, r.bytes, r.aggregation_id, r.parent_id, r.special, r.document_date,
            ARRAY[r.received, r.document_date, r.modified, r.tagged] AS dates,
            CASE WHEN r.special
                 THEN (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.record_id) END AS own,
-           (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.aggregation_id) AS whole
+           (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.aggregation_id) AS whole,
+           p.spans AS suspended
       FROM scanned r
-     WHERE r.second
-       AND NOT EXISTS (SELECT FROM suspensions u WHERE u.subject_id = r.record_id)
-       AND NOT EXISTS (SELECT FROM suspensions u WHERE u.subject_id = r.aggregation_id)
+      LEFT JOIN LATERAL (
+           SELECT range_agg(daterange(u.starts, coalesce(u.ends, {as_of}::date), '[]')) AS spans FROM suspensions u
+            WHERE r.special AND u.subject_id IN (r.record_id, r.aggregation_id) AND u.starts <= {as_of}::date
+           ) AS p ON true
+     WHERE r.second AND (p.spans IS NULL OR NOT p.spans @> {as_of}::date)
 ), merged AS MATERIALIZED (
-    SELECT record_id, class_key, bytes, special, dates || CASE
+    SELECT f.*, f.dates || CASE
              WHEN own IS NULL THEN whole
              WHEN whole IS NULL THEN own
              ELSE ARRAY(SELECT CASE WHEN k.kind LIKE '%:first' THEN least(own[i], whole[i])
                                     ELSE greatest(own[i], whole[i]) END
                           FROM generate_series(1, greatest(cardinality(own), cardinality(whole))) AS i
-                          LEFT JOIN trigger_kinds k ON k.ordinal = i ORDER BY i) END AS dates
-      FROM facts
+                          LEFT JOIN trigger_kinds k ON k.ordinal = i ORDER BY i) END AS found
+      FROM facts f
 ), memberships AS (
-    SELECT record_id, class_key AS home, bytes, class_key, dates FROM merged
+    SELECT f.*, f.class_key AS judged_class FROM merged f
     UNION ALL
-    SELECT f.record_id, f.class_key, f.bytes, m.class_key, f.dates
-      FROM merged f JOIN record_labels m USING (record_id) WHERE f.special
+    SELECT f.*, m.class_key FROM merged f JOIN record_labels m USING (record_id) WHERE f.special
 ), judged AS (
-    SELECT f.record_id, f.home, f.bytes, f.class_key, u.rule_no, u.any_one,
-           coalesce(f.dates[u.code] < u.triggers_from OR f.dates[u.code] > u.triggers_until, false) AS outside,
-           coalesce(f.dates[u.code] <= u.latest, false)
-             AND (u.after IS NULL OR coalesce(f.dates[u.after] <= {as_of}::date, false)) AS satisfied,
+    SELECT f.record_id, f.judged_class, u.rule_no, u.any_one,
+           coalesce(f.found[u.code] < u.triggers_from OR f.found[u.code] > u.triggers_until, false) AS outside,
+           coalesce(CASE WHEN f.suspended IS NULL THEN f.found[u.code] <= u.latest
+                         ELSE {counted} END, false)
+             AND (u.after IS NULL OR coalesce(f.found[u.after] <= {as_of}::date, false))
+             AND NOT coalesce(NOT u.covered AND f.document_date > f.found[u.code]
+                              AND f.own[u.code - {dated}] IS DISTINCT FROM f.found[u.code], false) AS satisfied,
            (SELECT CASE WHEN bool_or(NOT x.yes) THEN false WHEN bool_or(x.yes IS NULL) THEN NULL ELSE true END
               FROM (SELECT CASE w.how
-                             WHEN 0 THEN f.dates[w.a] IS NOT NULL
-                             WHEN 1 THEN f.dates[w.a] < shifted
-                             WHEN 2 THEN f.dates[w.a] <= shifted
-                             WHEN 3 THEN f.dates[w.a] > shifted
-                             ELSE f.dates[w.a] >= shifted END AS yes
+                             WHEN 0 THEN f.found[w.a] IS NOT NULL
+                             WHEN 1 THEN f.found[w.a] < shifted
+                             WHEN 2 THEN f.found[w.a] <= shifted
+                             WHEN 3 THEN f.found[w.a] > shifted
+                             ELSE f.found[w.a] >= shifted END AS yes
                       FROM conditions w,
-                           LATERAL (SELECT (f.dates[w.b] + make_interval(months => w.months, days => w.days))::date)
+                           LATERAL (SELECT (f.found[w.b] + make_interval(months => w.months, days => w.days))::date)
                                    AS moved (shifted)
                      WHERE w.rule_no = u.rule_no) AS x) AS applies
-      FROM memberships f LEFT JOIN rules u USING (class_key)
+      FROM memberships f LEFT JOIN rules u ON u.class_key = f.judged_class
 ), beside AS (
     SELECT j.*, array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside)
-                  OVER (PARTITION BY j.record_id, j.class_key) AS certain
+                  OVER (PARTITION BY j.record_id, j.judged_class) AS certain
       FROM judged j
 ), live AS (
     SELECT b.*, b.rule_no IS NOT NULL AND NOT b.outside AND b.applies IS NOT FALSE
@@ -284,16 +452,43 @@ WITH scanned AS MATERIALIZED (
                 AS counts
       FROM beside b
 ), per_class AS (
-    SELECT record_id, home, bytes,
+    SELECT record_id,
            coalesce(CASE WHEN bool_or(any_one) THEN bool_or(satisfied) FILTER (WHERE counts)
                          ELSE bool_and(satisfied) FILTER (WHERE counts) END, false) AS is_due
-      FROM live GROUP BY record_id, home, bytes, class_key
+      FROM live GROUP BY record_id, judged_class
 ), candidates AS (
-    SELECT record_id, class_key, bytes FROM scanned WHERE NOT second
+    SELECT record_id, class_key, bytes, aggregation_id, parent_id, special FROM scanned WHERE NOT second
     UNION ALL
-    SELECT record_id, home, bytes FROM per_class GROUP BY record_id, home, bytes HAVING bool_and(is_due)
-), due AS (
-    SELECT d.record_id, d.class_key, d.bytes, d.record_id AS unit_id FROM candidates d
-     WHERE NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = d.record_id)
-)
-""")
+    SELECT record_id, class_key, bytes, aggregation_id, parent_id, special FROM facts
+     WHERE record_id IN (SELECT record_id FROM per_class GROUP BY record_id HAVING bool_and(is_due))
+), eligible AS (
+    SELECT d.* FROM candidates d
+     WHERE {free}
+       AND NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (e.record_id) e.record_id, e.not_before FROM extensions e
+                                     ORDER BY e.record_id, e.recorded_at DESC) AS x
+                        WHERE x.record_id = d.record_id
+                          AND ({as_of}::date < x.not_before OR x.not_before >= date '9999-12-31'))
+)""")
+
+# Rule `u` counts from trigger date `d.day`.
+_CUTOFF = sql.SQL("""CASE u.cutoff
+    WHEN 0 THEN d.day
+    WHEN 1 THEN (date_trunc('month', d.day) + interval '1 month - 1 day')::date
+    WHEN 2 THEN (date_trunc('quarter', d.day) + interval '3 months - 1 day')::date
+    WHEN 3 THEN (date_trunc('year', d.day) + interval '1 year - 1 day')::date
+    ELSE (SELECT min(e.last) FROM (
+             SELECT least(first + u.fiscal_day - 1, (first + interval '1 month - 1 day')::date) AS last
+               FROM (SELECT make_date(extract(year FROM d.day)::integer + n, u.fiscal_month, 1) AS first
+                       FROM generate_series(0, 1) AS n) AS months) AS e
+           WHERE e.last >= d.day)
+    END""")
+
+# Of a suspended record: the last day of retention, its suspended days added, lies before as_of. `latest` cannot say
+# it, because the days count from the cutoff, which is another one for each record.
+_COUNTED = sql.SQL("""(
+    SELECT (c.day + make_interval(months => u.months, days => u.days))::date
+           + coalesce((SELECT sum(upper(span) - lower(span))::integer
+                         FROM unnest(f.suspended * datemultirange(
+                                daterange(least(c.day, {as_of}::date), {as_of}::date, '(]'))) AS span), 0)
+           < {as_of}::date
+      FROM (SELECT f.found[u.code] + u.shift AS day) AS d, LATERAL (SELECT {cutoff} AS day) AS c)""")

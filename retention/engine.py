@@ -18,10 +18,11 @@ Rules of this module (requirements: retention, *Rules of the engine*):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from retention.rules import (
@@ -30,6 +31,7 @@ from retention.rules import (
     Combine,
     Comparison,
     Condition,
+    LaterRecords,
     Occurrence,
     RecordClass,
     Rule,
@@ -38,6 +40,7 @@ from retention.rules import (
 )
 
 _DAY = timedelta(1)
+STALE = "TRIGGER-STALE"
 
 
 # ---------------------------------------------------------------- one rule
@@ -153,6 +156,7 @@ class RuleOutcome:
     reason: str
     citation: str
     verified: bool
+    finding: str | None = None  # TRIGGER-STALE
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,7 @@ class Decision:
     citation: str  # of the rule that set the date
     rule_id: str | None
     ceiling: date | None
-    findings: tuple[str, ...]  # KEPT-TOO-LONG, RESTRICTED, CONTRADICTION, UNVERIFIED, UNSCHEDULED
+    findings: tuple[str, ...]  # KEPT-TOO-LONG, RESTRICTED, CONTRADICTION, UNVERIFIED, UNSCHEDULED, TRIGGER-STALE
     rules: tuple[RuleOutcome, ...]  # every rule of every class, the deciding one first
     holds: tuple[str, ...] = ()
 
@@ -179,7 +183,7 @@ class Decision:
 
 def decide(facts: RecordFacts, schedule: Schedule, as_of: date) -> Decision:
     """What every class of the record says together: the latest floor, the earliest ceiling, the strongest
-    action (rule 3). Due only if each of its classes says so and no hold is in force."""
+    action (rule 3). Due only if each of its classes says so, no hold is in force and no extension runs."""
     if not facts.class_ids:
         verdicts = [_Verdict(_unscheduled("it has no class"))]
     else:
@@ -191,14 +195,19 @@ def decide(facts: RecordFacts, schedule: Schedule, as_of: date) -> Decision:
     ceiling = min(ceilings, default=None)
     outcomes = [outcome for v in verdicts for outcome in v.outcomes]
     outcomes.sort(key=lambda outcome: (outcome.class_id, outcome.rule_id) != (last.class_id, last.rule_id))
-    reason = last.reason
+    reason, until = last.reason, None if blocking else last.until
+    extended = facts.not_before is not None and (as_of < facts.not_before or facts.not_before == date.max)
+    if extended and facts.not_before is not None:
+        for_good = facts.not_before == date.max
+        reason = f"kept {'for good' if for_good else f'until {facts.not_before}'}, as was decided; otherwise: {reason}"
+        until = None if for_good or until is None else max(until, facts.not_before - _DAY)
     if facts.holds:
         reason = f"held by {', '.join(facts.holds)}; without the hold: {reason}"
     return Decision(
         as_of=as_of,
         schedule=schedule.digest,
-        due=eligible and not facts.holds,
-        retain_until=None if blocking else last.until,
+        due=eligible and not facts.holds and not extended,
+        retain_until=until,
         action=max((v.action for v in verdicts), key=lambda action: STRENGTH[action]),
         reason=reason,
         citation=last.citation,
@@ -208,6 +217,33 @@ def decide(facts: RecordFacts, schedule: Schedule, as_of: date) -> Decision:
         rules=tuple(outcomes),
         holds=facts.holds,
     )
+
+
+def decide_unit(members: Mapping[UUID, RecordFacts], schedule: Schedule, as_of: date) -> Decision:
+    """The same for the first of `members`, which goes only together with the others (rule 8): due if each of them
+    is, kept until the latest date of all. Rules and findings are its own. Raises ValueError without a member."""
+    decisions = {record: decide(facts, schedule, as_of) for record, facts in members.items()}
+    if not decisions:
+        raise ValueError("a unit has at least one member")
+    first = next(iter(decisions.values()))
+    kept = {record: one for record, one in decisions.items() if not one.due}
+    # What is held or open keeps the whole for as long as nobody knows; else the latest date does.
+    record, last = max((kept or decisions).items(), key=lambda item: (item[1].retain_until is None, _last(item[1])))
+    if last is first:
+        return first
+    return replace(
+        first,
+        due=not kept,
+        retain_until=last.retain_until,
+        reason=f"goes as a whole with {len(members) - 1} others, of which {record}: {last.reason}",
+        citation=last.citation,
+        rule_id=last.rule_id,
+        holds=tuple(dict.fromkeys(hold for one in decisions.values() for hold in one.holds)),
+    )
+
+
+def _last(decision: Decision) -> tuple[date, bool]:
+    return decision.retain_until or date.max, bool(decision.holds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +262,7 @@ class _Verdict:
     scheduled: bool = False
     permanent: bool = False
     unverified: bool = False
+    stale: bool = False
 
 
 def _unscheduled(why: str) -> str:
@@ -265,6 +302,7 @@ def _class_verdict(class_id: str, facts: RecordFacts, schedule: Schedule, as_of:
         scheduled=True,
         permanent=chosen.standing is Standing.PERMANENT,
         unverified=any(not o.verified for o in acting),
+        stale=any(o.finding == STALE for o in live),
     )
 
 
@@ -275,15 +313,15 @@ def _until(outcome: RuleOutcome) -> tuple[bool, date]:
 
 
 def _decides(outcome: RuleOutcome) -> RuleOutcome:
-    values = {name: getattr(outcome, name) for name in outcome.__slots__}
-    return RuleOutcome(**values | {"standing": Standing.DECIDES})
+    return replace(outcome, standing=Standing.DECIDES)
 
 
 def _outcome(rule: Rule, known: RecordClass, facts: RecordFacts, schedule: Schedule, as_of: date) -> RuleOutcome:
     found = trigger_date(rule.trigger, facts)
     counted = found + _DAY if found and foreign(rule, schedule) and found < date.max else found
     until = ceiling = None
-    if counted is not None:
+    old = stale(rule, facts)
+    if counted is not None and not old:
         until, ceiling = retain_until(rule, counted), ceiling_date(rule, counted)
         days = suspended_days(facts.suspensions, cutoff_date(rule, counted), as_of)
         if until is not None:
@@ -305,7 +343,16 @@ def _outcome(rule: Rule, known: RecordClass, facts: RecordFacts, schedule: Sched
         reason=reason,
         citation=rule.authority.citation,
         verified=rule.verified,
+        finding=STALE if old else None,
     )
+
+
+def stale(rule: Rule, facts: RecordFacts) -> bool:
+    """True if the rule's trigger is an event of the aggregation that came before the record (rule 5)."""
+    found = trigger_date(rule.trigger, facts)
+    if not rule.trigger.event or rule.later_records is LaterRecords.COVERED or facts.document_date is None:
+        return False
+    return found is not None and found < facts.document_date and found not in facts.events.get(rule.trigger.name, ())
 
 
 def _standing(rule: Rule, known: RecordClass, facts: RecordFacts, as_of: date) -> tuple[Standing, str] | None:
@@ -322,6 +369,9 @@ def _standing(rule: Rule, known: RecordClass, facts: RecordFacts, as_of: date) -
         found = Standing.PERMANENT, "kept permanently"
     elif trigger_date(rule.trigger, facts) is None:
         found = Standing.BLOCKED, f"kept: its trigger {rule.trigger} is missing"
+    elif stale(rule, facts):
+        dated = f"is dated {facts.document_date}, after {rule.trigger} {trigger_date(rule.trigger, facts)}"
+        found = Standing.BLOCKED, f"kept: it {dated} of its aggregation, which may not be about it"
     elif rule.not_before is not None and not _there(rule.not_before, facts, as_of):
         found = Standing.BLOCKED, f"kept: not before {rule.not_before}, which is missing"
     elif any(s.starts <= as_of and (s.ends is None or as_of <= s.ends) for s in facts.suspensions):
@@ -425,6 +475,8 @@ def _findings(verdicts: list[_Verdict], facts: RecordFacts, ceiling: date | None
         found.append("RESTRICTED" if facts.holds else "KEPT-TOO-LONG")
     if ceiling is not None and any(v.permanent or (v.until or date.min) > ceiling for v in verdicts):
         found.append("CONTRADICTION")
+    if any(v.stale for v in verdicts):
+        found.append(STALE)
     if any(v.unverified for v in verdicts) and all(v.eligible for v in verdicts):
         found.append("UNVERIFIED")
     return tuple(found)
@@ -439,6 +491,15 @@ def _json(value: Any) -> Any:
 
 
 # ---------------------------------------------------------------- all records
+
+
+@dataclass(frozen=True, slots=True)
+class EventLimit:
+    """The latest eligible date of an event. Not `covered`: of an aggregation's event, no record dated after it."""
+
+    key: str  # of the trigger kind
+    limit: date | None
+    covered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,22 +518,18 @@ class ClassLimits:
     combine: Combine
     action: Action
     dated: Mapping[str, date | None]  # received, document_date, modified, tagged -> limit
-    events: Mapping[str, date | None]  # key of the trigger kind -> limit
+    events: tuple[EventLimit, ...]
     guarded: tuple[GuardedLimit, ...] = ()
     unverified: tuple[str, ...] = ()  # rules that propose and never execute
 
 
 @dataclass(frozen=True, slots=True)
 class GuardedLimit:
-    """One rule that applies only while its guard does not certainly fail (see the module's rules)."""
+    """One rule for the second branch. It applies while its guard does not certainly fail (see the module's rules)."""
 
-    rule_id: str
-    trigger: Trigger
+    rule: Rule
     limit: date | None
-    not_before: Trigger | None
-    triggers_from: date | None
-    triggers_until: date | None
-    when: tuple[Condition, ...]
+    foreign: bool
     replaced_by: tuple[str, ...]  # rules of the same class
 
 
@@ -484,59 +541,52 @@ def limit(rule: Rule, schedule: Schedule, as_of: date) -> date | None:
     return found - _DAY if found > date.min else None
 
 
-def limits(schedule: Schedule, as_of: date, suspended: int = 0, *, fold: bool = True) -> tuple[ClassLimits, ...]:
+def limits(schedule: Schedule, as_of: date, *, fold: bool = True) -> tuple[ClassLimits, ...]:
     """One row for each class that has a rule in force on `as_of`; a class that is not here is never due.
 
-    With `fold` off every class is given rule by rule, for records with facts of their own.
-
-    `suspended`: for records whose retention stood still for so many days (rule 9) the limits are those of
-    that many days earlier, while rules in force are those of `as_of`.
-    """
+    With `fold` off every class is given rule by rule, for records with facts of their own."""
     rows = []
     for known in schedule.classes:
         in_force = [r for r in known.rules if r.effective_from is None or r.effective_from <= as_of]
         if in_force:
-            rows.append(_class_limits(known, in_force, schedule, as_of, suspended, fold))
+            rows.append(_class_limits(known, in_force, schedule, as_of, fold))
     return tuple(rows)
 
 
-def _class_limits(
-    known: RecordClass, in_force: list[Rule], schedule: Schedule, as_of: date, suspended: int, fold: bool
-) -> ClassLimits:
-    unverified = tuple(rule.id for rule in in_force if not rule.verified)
-    action = max((rule.action for rule in in_force), key=lambda a: STRENGTH[a])
-    counted = as_of - timedelta(suspended)
+def _class_limits(known: RecordClass, in_force: list[Rule], schedule: Schedule, as_of: date, fold: bool) -> ClassLimits:
     blocks = known.combine is Combine.ANY and any(rule.not_before for rule in in_force)
     guarded: tuple[GuardedLimit, ...] = ()
     folding = in_force
     if not fold or blocks or not all(rule.plain for rule in in_force):
-        guarded = tuple(_guarded(rule, in_force, schedule, counted) for rule in in_force)
+        guarded = tuple(
+            GuardedLimit(
+                rule,
+                limit(rule, schedule, as_of),
+                foreign(rule, schedule),
+                tuple(other.id for other in in_force if rule.id in other.replaces),
+            )
+            for rule in in_force
+        )
         replaced = {other for rule in in_force for other in rule.replaces}
         always = [rule for rule in in_force if rule.plain and rule.id not in replaced]
         folding = always if known.combine is Combine.ALL else []
-    asked: list[tuple[Trigger, date | None]] = []
+    asked: list[tuple[tuple[Trigger, bool], date | None]] = []
     for rule in folding:
-        asked.append((rule.trigger, limit(rule, schedule, counted)))
+        covered = not rule.trigger.event or rule.later_records is LaterRecords.COVERED
+        asked.append(((rule.trigger, covered), limit(rule, schedule, as_of)))
         if rule.not_before is not None:  # only under `all` here: one more event that must be there
-            asked.append((rule.not_before, as_of))
-    folded: dict[Trigger, date | None] = {}
-    for trigger, latest in asked:
-        folded[trigger] = _fold(known.combine, folded[trigger], latest) if trigger in folded else latest
-    dated = {trigger.name: day for trigger, day in folded.items() if not trigger.event}
-    events = {trigger.key: day for trigger, day in folded.items() if trigger.event}
-    return ClassLimits(known.id, known.combine, action, dated, events, guarded, unverified)
-
-
-def _guarded(rule: Rule, in_force: list[Rule], schedule: Schedule, counted: date) -> GuardedLimit:
-    return GuardedLimit(
-        rule_id=rule.id,
-        trigger=rule.trigger,
-        limit=limit(rule, schedule, counted),
-        not_before=rule.not_before,
-        triggers_from=rule.triggers_from,
-        triggers_until=rule.triggers_until,
-        when=rule.when,
-        replaced_by=tuple(other.id for other in in_force if rule.id in other.replaces),
+            asked.append(((rule.not_before, True), as_of))
+    folded: dict[tuple[Trigger, bool], date | None] = {}
+    for key, latest in asked:
+        folded[key] = _fold(known.combine, folded[key], latest) if key in folded else latest
+    return ClassLimits(
+        known.id,
+        known.combine,
+        max((rule.action for rule in in_force), key=lambda a: STRENGTH[a]),
+        {trigger.name: day for (trigger, _), day in folded.items() if not trigger.event},
+        tuple(EventLimit(trigger.key, day, covered) for (trigger, covered), day in folded.items() if trigger.event),
+        guarded,
+        tuple(rule.id for rule in in_force if not rule.verified),
     )
 
 

@@ -15,6 +15,7 @@ from retention.rules import (
     Condition,
     Cutoff,
     CutoffUnit,
+    LaterRecords,
     Occurrence,
     Period,
     Rule,
@@ -56,6 +57,7 @@ rules = st.builds(
     when=st.one_of(st.just(()), st.lists(conditions, max_size=2).map(tuple)),
     not_before=st.one_of(st.none(), st.none(), st.just(Trigger("end", True))),
     time_zone=st.sampled_from([None, None, "Pacific/Auckland"]),
+    later_records=st.sampled_from(LaterRecords),
 )
 unknown = st.one_of(st.none(), days, days)
 facts = st.builds(

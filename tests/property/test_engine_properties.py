@@ -150,9 +150,9 @@ def test_the_folded_limits_and_the_one_record_path_agree(
     elif not rows[0].guarded:
         row = rows[0]
         asked = [(getattr(record, name), latest) for name, latest in row.dated.items()]
-        for key, latest in row.events.items():
-            dates = record.events.get(key.removesuffix(":first"), ())
-            asked.append(((min if key.endswith(":first") else max)(dates, default=None), latest))
+        for event in row.events:
+            dates = record.events.get(event.key.removesuffix(":first"), ())
+            asked.append(((min if event.key.endswith(":first") else max)(dates, default=None), event.limit))
         answers = [found is not None and latest is not None and found <= latest for found, latest in asked]
         assert decision.due == (bool(answers) and (all if combine is Combine.ALL else any)(answers))
 
