@@ -23,17 +23,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from enum import StrEnum
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import UUID
 
 from psycopg import sql
 
-from retention import approvals, catalog, descriptors, hold_flags, ledger
+from retention import approvals, descriptors, hold_flags, hold_register, ledger
 from retention.approvals import Kind, Proposal
-from retention.archive import Archive, names, store_keys
+from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
-from retention.errors import NotFound, Refused, UsageError
+from retention.errors import Refused, UsageError
+from retention.hold_register import Mode
 from retention.hold_scopes import (
     Predicate,
     Scope,
@@ -52,13 +52,6 @@ from retention.seal import new_record_key
 SCOPE = "holds"  # their keys' scope in the key safe
 _LOCK = 0x686F6C64  # an advisory lock of our own: "hold"
 _AT_ONCE = 1000  # ids in an event, which holds 65,535 bytes
-
-
-class Mode(StrEnum):
-    """Whether a hold also takes what arrives later."""
-
-    STATIC = "static"
-    DYNAMIC = "dynamic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,8 +318,8 @@ def propose_release(archive: Archive, hold_id: UUID, now: datetime) -> Proposal:
     Raises NotFound, Refused for a hold that was released."""
     with transaction(archive.connections) as conn:
         exclusive(conn)
-        found = _row(conn, hold_id)
-        _refuse_if_released(found, "release")
+        found = hold_register.one(conn, hold_id)
+        hold_register.refuse_if_released(found, "release")
         for proposal in approvals.listed(conn):
             if proposal.kind is Kind.HOLD_RELEASE and proposal.content == {"hold": str(hold_id)}:
                 return proposal
@@ -367,7 +360,7 @@ def apply_release(conn: Connection, archive: Archive, hold_id: UUID, now: dateti
         (now, by, hold_id),
     ).fetchone()
     if ended is None:
-        _refuse_if_released(_row(conn, hold_id), "release")
+        hold_register.refuse_if_released(hold_register.one(conn, hold_id), "release")
     row = conn.execute(
         """WITH record AS (DELETE FROM hold_members WHERE hold_id = %(hold)s RETURNING record_id, recorded_at),
                 document AS (DELETE FROM hold_quarantined WHERE hold_id = %(hold)s
@@ -392,103 +385,10 @@ def review(archive: Archive, hold_id: UUID, review_on: date, now: datetime) -> N
         raise UsageError(f"review on {review_on}: expected a day ahead, found one that has come.")
     with transaction(archive.connections) as conn:
         exclusive(conn)
-        found = _row(conn, hold_id)
-        _refuse_if_released(found, "review")
+        found = hold_register.one(conn, hold_id)
+        hold_register.refuse_if_released(found, "review")
         if found.review_on == review_on:
             return
         conn.execute("UPDATE holds SET review_on = %s WHERE hold_id = %s", (review_on, hold_id))
         detail = {"hold": str(hold_id), "review_on": review_on.isoformat(), "was": found.review_on.isoformat()}
         ledger.append(conn, [Event("poa", now, archive.agent, (hold_id,), detail=detail)], now)
-
-
-# ---------------------------------------------------------------- to look at
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """One hold as it stands. `matter` is None while descriptions are being rebuilt."""
-
-    hold_id: UUID
-    mode: Mode
-    placed_at: datetime
-    placed_by: UUID
-    review_on: date
-    released_at: datetime | None
-    members: int  # once it is released: those it had
-    bytes: int
-    quarantined: int
-    matter: str | None
-
-
-def listed(conn: Connection, hold_id: UUID | None = None, *, released: bool = False) -> list[Hold]:
-    """Holds in force, the review that comes first at the top; or all, or one."""
-    rows = conn.execute(
-        """SELECT h.hold_id, h.mode, h.recorded_at, h.recorded_by, h.review_on, h.released_at,
-                  coalesce(m.members, 0), coalesce(m.bytes, 0)::bigint,
-                  (SELECT count(*) FROM hold_quarantined q WHERE q.hold_id = h.hold_id), d.title
-             FROM holds h
-             LEFT JOIN descriptions d ON d.subject_id = h.hold_id
-             LEFT JOIN (SELECT x.hold_id, count(*) AS members, sum(r.bytes) AS bytes
-                          FROM (SELECT hold_id, record_id FROM hold_members
-                                 UNION ALL SELECT hold_id, record_id FROM hold_members_released) x
-                          JOIN records r USING (record_id)
-                         WHERE %(hold)s::uuid IS NULL OR x.hold_id = %(hold)s
-                         GROUP BY x.hold_id) m USING (hold_id)
-            WHERE (%(hold)s::uuid IS NULL OR h.hold_id = %(hold)s)
-              AND (%(released)s OR h.released_at IS NULL)
-            ORDER BY h.released_at IS NOT NULL, h.review_on, h.hold_id""",
-        {"hold": hold_id, "released": released or hold_id is not None},
-    )
-    return [Hold(row[0], Mode(row[1]), *row[2:]) for row in rows]
-
-
-def _row(conn: Connection, hold_id: UUID) -> Hold:
-    found = listed(conn, hold_id)
-    if not found:
-        raise NotFound(f"no hold {hold_id}. `muniment hold list` shows them.")
-    return found[0]
-
-
-def _refuse_if_released(found: Hold, doing: str) -> None:
-    if found.released_at is not None:
-        when = f"{found.released_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        raise Refused(f"refusing to {doing} hold {found.hold_id}: it was released {when}.")
-
-
-def members(conn: Connection, hold_id: UUID) -> list[UUID]:
-    """The records that a hold has, in order: 100 bytes each in memory. Raises NotFound."""
-    _row(conn, hold_id)
-    query = "SELECT record_id FROM hold_members WHERE hold_id = %s ORDER BY record_id"
-    return [row[0] for row in conn.execute(query, (hold_id,))]
-
-
-def show(archive: Archive, hold_id: UUID) -> dict[str, Any]:
-    """One hold with its matter, authority and scope, what of its flags the vault has yet, its events. NotFound."""
-    with transaction(archive.connections) as conn:
-        found = _row(conn, hold_id)
-        said = descriptors.read_line(archive, conn, hold_id)
-        flags = conn.execute(
-            """SELECT count(*) FILTER (WHERE f.wanted IS DISTINCT FROM f.actual), count(f.error)
-                 FROM hold_members m JOIN hold_flags f ON f.subject_id = m.record_id WHERE m.hold_id = %s""",
-            (hold_id,),
-        ).fetchone()
-        events = catalog.history(conn, archive, hold_id)
-        who = names(conn, archive.safe, [found.placed_by])
-    assert flags is not None
-    return {
-        "hold_id": str(hold_id),
-        "mode": found.mode.value,
-        "matter": said.name,
-        "authority": said.metadata["authority"],
-        "scope": said.metadata["scope"],
-        "placed_at": found.placed_at,
-        "placed_by": who.get(found.placed_by, str(found.placed_by)),
-        "review_on": found.review_on,
-        "released_at": found.released_at,
-        "records": found.members,
-        "bytes": found.bytes,
-        "quarantined": found.quarantined,
-        "flags_waiting": flags[0],
-        "flags_failed": flags[1],
-        "events": events,
-    }
