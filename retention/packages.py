@@ -98,6 +98,7 @@ def write_bag(
 
     `identifier` names the plan or hold it is for, `organization` who hands out (default: the agent's name),
     `decided_by` the rule that decided on a record, where one did (default: all rules of its classes).
+    `progress` is told of each record, in or not.
     Raises UsageError for no records, Refused for another thing at `target` or if no record could be read,
     ServiceUnavailable (then nothing is left at `target` that was not there; run it again)."""
     wanted = sorted(set(records))
@@ -264,8 +265,7 @@ class _Work:
             return written
         except (Damaged, NotFound) as error:
             shutil.rmtree(folder)
-            code = "RECORD-DAMAGED" if isinstance(error, Damaged) else "RECORD-MISSING"
-            return Finding(code, f"record {source.record_id}: {error}", source.record_id)
+            return record_files.failed(source.record_id, error)
 
     def _files(self, folder: Path, source: Source, description: Description) -> _Written:
         name = safe_name(description.name)
@@ -384,7 +384,8 @@ def _events(conn: Connection, wanted: Sequence[UUID], size: int) -> Iterator[tup
 @contextmanager
 def _text(path: Path) -> Iterator[IO[str]]:
     with record_files.durable(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
-        yield text
-        text.flush()
-        text.detach()
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        try:
+            yield text
+        finally:
+            text.detach()  # flushes, and leaves the file open to be made durable

@@ -106,20 +106,28 @@ def _keys(conn: Connection, archive: Archive, chunk: Sequence[UUID]) -> dict[UUI
             try:
                 found[record_id] = load_key(conn, archive.safe, record_id)
             except (Damaged, NotFound) as error:
-                found[record_id] = Finding("RECORD-MISSING", f"record {record_id}: {error}", record_id)
+                found[record_id] = failed(record_id, error)
         return found
 
 
 def waves(found: Sequence[Source]) -> Iterator[list[Source]]:
     """As many at once as their sealed descriptions fit in memory."""
     wave: list[Source] = []
+    room = WAVE_BYTES
     for source in found:
-        if wave and sum(one.length for one in wave) + source.length > WAVE_BYTES:
+        if wave and source.length > room:
             yield wave
-            wave = []
+            wave, room = [], WAVE_BYTES
         wave.append(source)
+        room -= source.length
     if wave:
         yield wave
+
+
+def failed(record_id: UUID, error: Damaged | NotFound) -> Finding:
+    """Why a record is not handed out."""
+    code = "RECORD-DAMAGED" if isinstance(error, Damaged) else "RECORD-MISSING"
+    return Finding(code, f"record {record_id}: {error}", record_id)
 
 
 def lines(archive: Archive, wave: Sequence[Source]) -> dict[UUID, bytes | Finding]:
@@ -132,8 +140,7 @@ def lines(archive: Archive, wave: Sequence[Source]) -> dict[UUID, bytes | Findin
             with archive.vault.open(f"descriptors/{descriptor_id}", sources[0].descriptor_version) as stream:
                 content = stream.read()
         except (Damaged, NotFound) as error:
-            code = "RECORD-DAMAGED" if isinstance(error, Damaged) else "RECORD-MISSING"
-            found |= {s.record_id: Finding(code, f"record {s.record_id}: {error}", s.record_id) for s in sources}
+            found |= {source.record_id: failed(source.record_id, error) for source in sources}
             continue
         for source in sources:
             line = content[source.offset : source.offset + source.length]

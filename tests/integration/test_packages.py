@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import shutil
@@ -23,7 +24,7 @@ from ingest import pipeline, sources
 from ingest.extraction.workers import Workers
 from retention import ledger, merkle, policy, premis, runs
 from retention.acknowledgements import read_acknowledgement
-from retention.archive import Archive
+from retention.archive import Archive, load_key
 from retention.bag_check import verify_bag
 from retention.bags import Bag, read_bag
 from retention.capture import capture
@@ -162,8 +163,8 @@ def test_premis_is_valid_and_says_what_the_ledger_says(archive: Archive, tmp_pat
     assert {a.findtext("p:agentName", None, P) for a in root.findall("p:agent", P)} == {"Ruth Levi", "muniment 0.1.0"}
     citations = {s.text for s in root.iterfind(".//p:statuteCitation", P)}
     assert citations == {"Income Tax Regulations (Bookkeeping) 1973, §25(c)"}
-    links = {v.text for v in root.iterfind("p:object/p:linkingRightsStatementIdentifier/*[2]", P)}
-    assert links == {v.text for v in root.iterfind(".//p:rightsStatementIdentifier/*[2]", P)}
+    links = {v.text for v in root.iterfind("p:object//p:linkingRightsStatementIdentifierValue", P)}
+    assert links == {v.text for v in root.iterfind(".//p:rightsStatementIdentifierValue", P)} != set()
 
 
 def test_the_audit_trail_is_the_ledger_to_the_byte(archive: Archive, tmp_path: Path, clock: Clock) -> None:
@@ -185,6 +186,59 @@ def test_the_audit_trail_is_the_ledger_to_the_byte(archive: Archive, tmp_path: P
     assert all(merkle.leaf_hash(line["entry"].encode()).hex() == line["leaf_hash"] for line in lines)
     info = bagit.Bag(str(bag.path)).info
     assert (info["Ledger-Size"], info["Ledger-Root"]) == (str(size), root.hex())
+
+
+def test_the_history_of_the_case_file_and_of_quarantine_goes_along(
+    archive: Archive, tmp_path: Path, clock: Clock
+) -> None:
+    record, other = keep(archive, tmp_path / "in", clock, ["a.txt", "b.txt"])
+    case, former = uuid4(), uuid4()
+    with transaction(archive.connections) as conn:
+        conn.execute(
+            "INSERT INTO aggregations (aggregation_id, recorded_at, kind) VALUES (%s, now(), 'patient')", (case,)
+        )
+        conn.execute("UPDATE records SET aggregation_id = %s WHERE record_id = %s", (case, record))
+        conn.execute(
+            "INSERT INTO quarantine SELECT %s, run_id, 'released', 1, sealed_sha256, 1, '', commitment, now(), now(), "
+            "now(), NULL, NULL, record_id FROM contents WHERE record_id = %s",
+            (former, record),
+        )
+        told = ((case,), (former,), (other,), (case, other))
+        events = [ledger.Event("poa", clock(), archive.agent, s, detail={"n": n}) for n, s in enumerate(told)]
+        ledger.append(conn, events, clock())
+    bag = bag_of(archive, [record], tmp_path / "bag", clock)
+    lines = (bag.path / "metadata/audit-trail.jsonl").read_text("utf-8").splitlines()
+    entries = [json.loads(json.loads(line)["entry"]) for line in lines]
+    assert [e["detail"].get("n") for e in entries] == [None, 0, 1, 3]
+    root = etree.parse(bag.path / "metadata/premis.xml").getroot()
+    assert verify_bag(bag.path) == ()
+    assert [o.findtext(".//p:objectIdentifierValue", None, P) for o in root.findall("p:object", P)] == [
+        *(str(record), str(case)),
+    ]
+    assert root.findtext("p:object/p:relationship//p:relatedObjectIdentifierValue", None, P) == str(case)
+    linked = [[v.text for v in e.iterfind(".//p:linkingObjectIdentifierValue", P)] for e in root.findall("p:event", P)]
+    assert linked == [[str(record)], [str(case)], [], [str(case)]]
+
+
+def test_the_basis_is_the_rule_that_decided_or_all_of_its_classes(
+    archive: Archive, tmp_path: Path, clock: Clock
+) -> None:
+    (record,) = keep(archive, tmp_path / "in", clock, ["a.txt"])
+    with transaction(archive.connections) as conn:
+        conn.execute("INSERT INTO classes (class_id) VALUES ('US-HR-050')")
+        conn.execute(
+            "INSERT INTO record_labels SELECT %s, class_key, now() FROM classes WHERE class_id = 'US-HR-050'", (record,)
+        )
+        known = policy.current(conn).schedule
+    label = known.record_class("US-HR-050")
+    assert label is not None
+    one = label.rules[0]
+    bag = bag_of(archive, [record], tmp_path / "all", clock)
+    assert "§25(c)" in listed(bag)[0]["Retention Authority"]
+    assert one.authority.citation in listed(bag)[0]["Retention Authority"]
+    bag = bag_of(archive, [record], tmp_path / "one", clock, decided_by={record: one.id})
+    assert listed(bag)[0]["Retention Authority"] == f"{one.authority.citation} ({one.authority.jurisdiction})"
+    assert verify_bag(bag.path) == ()
 
 
 def test_a_production_is_native_and_readable(archive: Archive, tmp_path: Path, clock: Clock) -> None:
@@ -234,6 +288,10 @@ def spoil(archive: Archive, record: UUID, how: str) -> None:
             conn.execute("UPDATE contents SET commitment = sha256('x') WHERE record_id = %s", (record,))
         elif how == "no key":
             conn.execute("DELETE FROM subject_keys WHERE subject_id = %s", (record,))
+        elif how == "damaged key":
+            conn.execute(
+                "UPDATE subject_keys SET wrapped = substr(wrapped, 1, 39) || 'x' WHERE subject_id = %s", (record,)
+            )
         elif how == "no descriptor":
             conn.execute("UPDATE descriptor_lines SET sha256 = sha256('x') WHERE subject_id = %s", (record,))
         elif how == "destroyed":
@@ -249,6 +307,7 @@ def spoil(archive: Archive, record: UUID, how: str) -> None:
         ("no descriptor", "RECORD-DAMAGED"),
         ("gone", "RECORD-MISSING"),
         ("no key", "RECORD-MISSING"),
+        ("damaged key", "RECORD-DAMAGED"),
         ("destroyed", "RECORD-NOT-KEPT"),
         ("unknown", "RECORD-UNKNOWN"),
     ],
@@ -321,8 +380,17 @@ def test_changed_bytes_are_damage_and_a_store_that_is_away_is_not(
     def away(key: str, stream: Any) -> Any:
         return _Broken(stream, ServiceUnavailable("the store went away")) if str(bad) in key else stream
 
-    bag = bag_of(through(archive, changed), [good, bad], tmp_path / "bag", clock)
-    assert [(f.code, f.record_id) for f in bag.findings] == [("RECORD-DAMAGED", bad)]
+    def sealed_again(key: str, stream: Any) -> Any:
+        """The same document, in other sealed bytes than the ledger tells of."""
+        if str(bad) not in key:
+            return stream
+        with stream, transaction(archive.connections) as conn:
+            own = load_key(conn, archive.safe, bad)
+            return io.BytesIO(own.seal(own.open(stream.read())))
+
+    for vault in (changed, sealed_again):
+        bag = bag_of(through(archive, vault), [good, bad], tmp_path / "bag", clock)
+        assert [(f.code, f.record_id) for f in bag.findings] == [("RECORD-DAMAGED", bad)]
     with pytest.raises(Refused, match="refusing to write .*: none of 1 records"):
         bag_of(through(archive, changed), [bad], tmp_path / "none", clock)
     before = tree(tmp_path / "bag")

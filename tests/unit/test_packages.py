@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import signal
 import unicodedata
 from collections.abc import Callable
 from datetime import date
@@ -264,6 +265,36 @@ def test_a_block_that_raises_leaves_what_was(tmp_path: Path) -> None:
         _ = 1 / 0
     assert [p.name for p in tmp_path.iterdir()] == ["bag"]
     assert read_bag(tmp_path / "bag") == bag
+
+
+@pytest.mark.parametrize("at", ["in the block", "between the renames"])
+def test_a_writer_that_is_killed_leaves_no_half_bag(tmp_path: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "bag")
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(Path, "rename", _dies_at_the_second(Path.rename))
+        with staged(tmp_path / "bag") as folder:
+            (folder / "half").touch()
+            if at == "in the block":
+                os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not (tmp_path / "bag" / "half").exists()
+    assert make(tmp_path / "bag").path.is_dir()
+    assert verify_bag(tmp_path / "bag") == ()
+    assert [p.name for p in tmp_path.iterdir()] == ["bag"]
+
+
+def _dies_at_the_second(rename: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+    done: list[Path] = []
+
+    def once(path: Path, target: Path) -> Path:
+        if done:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.append(path)
+        return rename(path, target)
+
+    return once
 
 
 # ---------------------------------------------------------------- the receiver's answer
