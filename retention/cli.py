@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from retention import cli_schedule
+from retention import cli_holds, cli_schedule
 from retention.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, opened, table, tell
 from retention.config import workspace
 from retention.errors import UsageError
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_schedule.app, name="schedule")
+app.add_typer(cli_holds.app, name="hold")
 
 
 @app.callback()

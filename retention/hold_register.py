@@ -71,6 +71,11 @@ def one(conn: Connection, hold_id: UUID) -> Hold:
     return found[0]
 
 
+def lock(conn: Connection, hold_id: UUID) -> None:
+    """Nobody else records anything of this hold until the transaction ends."""
+    conn.execute("SELECT 1 FROM holds WHERE hold_id = %s FOR UPDATE", (hold_id,))
+
+
 def refuse_if_released(found: Hold, doing: str) -> None:
     if found.released_at is not None:
         when = f"{found.released_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
