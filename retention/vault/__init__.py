@@ -27,9 +27,10 @@ def open_vault(url: str, *, access_key: str | None = None, secret_key: str | Non
         case _:
             from retention.vault.s3 import S3Vault
             from retention.vault.s3_requests import connect, place_of
+            from retention.vault.s3_wire import connect_wire
 
             place = place_of(url)
-            return S3Vault(place, connect(place, access_key, secret_key))
+            return S3Vault(place, connect(place, access_key, secret_key), connect_wire(place, access_key, secret_key))
 
 
 def ensure_vault(url: str, *, lock: bool = True, access_key: str | None = None, secret_key: str | None = None) -> None:

@@ -16,6 +16,7 @@ import io
 from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from retention.errors import Damaged, UsageError
 from retention.vault.s3_requests import NO_UPLOAD, TAKEN, UNKNOWN_REQUEST, Place, attempt, attempt_unless, md5
+from retention.vault.s3_wire import MOST, Wire
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -75,12 +77,18 @@ class Content:
 
 
 def upload(
-    client: S3Client, place: Place, key: str, given: Content, target: dict[str, Any], condition: dict[str, Any]
+    client: S3Client,
+    place: Place,
+    key: str,
+    given: Content,
+    target: dict[str, Any],
+    condition: dict[str, Any],
+    wire: Wire | None = None,
 ) -> str | None:
     """Send `given` to `target` (bucket, key, lock headers) on `condition` (If-None-Match, or nothing).
 
     The new version; "" if the store named none; None if the condition was not met and nothing was stored."""
-    send = _put_parts if given.size > SINGLE else _put
+    send = _put_parts if given.size > SINGLE else partial(_put, wire=wire)
     answer = send(client, place, key, given, target, condition)
     if isinstance(answer, str) and answer in UNKNOWN_REQUEST and condition:
         answer = send(client, place, key, given, target, {})  # a store that refuses what it does not know
@@ -91,13 +99,37 @@ def upload(
 
 
 def _put(
-    client: S3Client, place: Place, key: str, given: Content, target: dict[str, Any], condition: dict[str, Any]
+    client: S3Client,
+    place: Place,
+    key: str,
+    given: Content,
+    target: dict[str, Any],
+    condition: dict[str, Any],
+    wire: Wire | None,
 ) -> Any:
+    shortly = [wire] if wire is not None and given.size <= MOST else []
+
     def send() -> Any:
         body = given.body()
+        if shortly and isinstance(body, bytes):
+            answer = shortly.pop().put(target["Key"], body, _headers(given, {**target, **condition}))
+            if answer is not None:
+                return answer
         return client.put_object(**target, **condition, Body=body, ContentMD5=given.md5, ChecksumSHA256=given.sha256)
 
     return attempt_unless(TAKEN | UNKNOWN_REQUEST, place, f"put {key}", send)
+
+
+def _headers(given: Content, asked: dict[str, Any]) -> dict[str, str]:
+    """The headers that boto3 makes of these arguments of put_object."""
+    headers = {"content-md5": given.md5, "x-amz-checksum-sha256": given.sha256}
+    if "IfNoneMatch" in asked:
+        headers["if-none-match"] = asked["IfNoneMatch"]
+    if "ObjectLockMode" in asked:
+        headers["x-amz-object-lock-mode"] = asked["ObjectLockMode"]
+        until = asked["ObjectLockRetainUntilDate"].astimezone(UTC)
+        headers["x-amz-object-lock-retain-until-date"] = until.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return headers
 
 
 def _put_parts(

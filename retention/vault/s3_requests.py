@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+REGION = "us-east-1"  # of a store that was given an endpoint and no region
+
 # 405: a version id that names a delete marker.
 ABSENT = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound", "405", "MethodNotAllowed"})
 TAKEN = frozenset({"PreconditionFailed", "412"})
@@ -142,7 +144,7 @@ def connect(place: Place, access_key: str | None = None, secret_key: str | None 
     client = session.client(
         "s3",
         endpoint_url=place.endpoint,
-        region_name=place.region or ("us-east-1" if place.endpoint else None),
+        region_name=place.region or (REGION if place.endpoint else None),
         config=Config(
             max_pool_connections=place.connections,
             connect_timeout=place.connect_timeout,

@@ -23,6 +23,7 @@ from retention.vault import ensure_vault, s3_content, s3_versions
 from retention.vault.base import Lock, LockMode, Stored
 from retention.vault.s3 import S3Vault
 from retention.vault.s3_requests import Place, connect, place_of
+from retention.vault.s3_wire import connect_wire
 from tests.conformance.stores import Server, Store, running_seaweedfs
 
 KEY = "records/0192f0a1-7e57-7000-8000-000000000001/5f2b"
@@ -130,9 +131,14 @@ def place(proxy: Proxy) -> Place:
     return replace(place_of(url), first_wait=0.001, attempts=4, read_timeout=10.0, connect_timeout=5.0)
 
 
+def opened(place: Place, proxy: Proxy) -> S3Vault:
+    keys = proxy.access_key, proxy.secret_key
+    return S3Vault(place, connect(place, *keys), connect_wire(place, *keys))
+
+
 @pytest.fixture
 def vault(place: Place, proxy: Proxy) -> S3Vault:
-    made = S3Vault(place, connect(place, proxy.access_key, proxy.secret_key))
+    made = opened(place, proxy)
     put(made, "records/first/x", b"x")  # it has seen what its bucket honours
     assert made.locks()
     proxy.seen.clear()
@@ -336,7 +342,7 @@ def test_a_body_cut_off_is_read_again_and_then_damaged(vault: S3Vault, proxy: Pr
 
 def test_a_store_that_is_slow_is_unavailable_in_bounded_time(place: Place, proxy: Proxy) -> None:
     impatient = replace(place, read_timeout=0.2, attempts=2)
-    vault = S3Vault(impatient, connect(impatient, proxy.access_key, proxy.secret_key))
+    vault = opened(impatient, proxy)
     put(vault, "records/first/x", b"x")
 
     def slow(seen: Seen) -> Answer | str | None:
