@@ -18,6 +18,7 @@ from retention.reports.model import (
     ClassDue,
     ClassHeld,
     Figure,
+    Frozen,
     Intake,
     LedgerPart,
     RunStates,
@@ -59,6 +60,7 @@ class Facts:
     ledger: LedgerPart
     defects: Mapping[str, Figure]
     disagreeing: Sequence[str]  # lists whose length is not the number that they stand behind
+    frozen: Frozen | None = None
 
 
 def check(facts: Facts) -> tuple[Check, ...]:
@@ -74,6 +76,8 @@ def check(facts: Facts) -> tuple[Check, ...]:
         _contents,
         _locks,
         _unlocked,
+        _holds,
+        _hold_flags,
         _ledger,
         _entries,
         _events,
@@ -234,6 +238,38 @@ def _unlocked(facts: Facts) -> Check:
         said = f"{count(figure.value, 'record')} of such classes for which no lock was ever asked."
         return Check("unlocked", RED, title, said, "Their class became a locked one later: have the locks set.", figure)
     return Check("unlocked", GREEN, title, "Every record of such a class has its lock, or waits for it.", figure=figure)
+
+
+def _holds(facts: Facts) -> Check | None:
+    title, found = "Holds", facts.frozen
+    if found is None:
+        return None
+    if found.overdue.value:
+        said = f"{count(found.overdue.value, 'hold')} past the day on which somebody was to ask if it still must be."
+        then = "Ask. Then muniment hold review ID --on DATE, or muniment hold release ID."
+        return Check("holds", RED, title, said, then, found.overdue)
+    if not found.holds.value:
+        return Check("holds", GREEN, title, "None is in force.", figure=found.holds)
+    said = (
+        f"{count(found.holds.value, 'hold')} in force over {count(found.records.value, 'record')}; no review is owed."
+    )
+    return Check("holds", GREEN, title, said, figure=found.holds)
+
+
+def _hold_flags(facts: Facts) -> Check | None:
+    title, found = "Flags of holds in the vault", facts.frozen
+    if found is None:
+        return None
+    if found.flags_oldest is None:
+        return Check("hold-flags", GREEN, title, "None waits: every flag was set and read back.", figure=found.flags)
+    oldest = instant(found.flags_oldest)
+    said = f"{count(found.flags.value, 'flag')} not confirmed by the vault, the oldest since {oldest}."
+    if found.flags_failed:
+        said += f" {found.flags_failed:,} failed when last tried."
+    if facts.now - found.flags_oldest > BACKLOG:
+        then = "The holds are in force; their flags are older than 24 hours. See that the vault answers and can hold."
+        return Check("hold-flags", RED, title, said, then, found.flags)
+    return Check("hold-flags", AMBER, title, said, "The holds are in force; the next run sets the flags.", found.flags)
 
 
 def _entries(facts: Facts) -> Check:

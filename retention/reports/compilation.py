@@ -18,7 +18,7 @@ from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import NotFound
 from retention.model import new_id
-from retention.reports import evidence, holdings, incoming
+from retention.reports import evidence, frozen, holdings, incoming
 from retention.reports.checks import Facts, check, long_date, summary
 from retention.reports.lists import Collector
 from retention.reports.model import (
@@ -77,8 +77,10 @@ def compile_report(
         history = evidence.history(collect)
         locks_waiting, locks_oldest, locks_failed = evidence.lock_queue(collect)
         part = _schedule_part(version)
+        under_hold = frozen.frozen(collect, as_of)
         sections = (
             held, due, waiting, quarantined, quarantine, findings, turned_away, documents, runs, seen, written,
+            under_hold,
         )  # fmt: skip
         facts = Facts(
             now=now,
@@ -102,6 +104,7 @@ def compile_report(
             ledger=history,
             defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),
+            frozen=under_hold,
         )
     return ComplianceReport(
         id=new_id(now),
@@ -133,6 +136,7 @@ def compile_report(
         ledger=history,
         vault=_vault_part(archive.vault),
         lists=tuple(collect.lists),
+        frozen=under_hold,
         names=names,
     )
 

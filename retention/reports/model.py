@@ -233,6 +233,31 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldLine:
+    """A hold in force."""
+
+    hold_id: UUID
+    mode: str
+    placed_at: datetime
+    review_on: date
+    records: Figure
+    bytes: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What is under holds, and what of it is owed."""
+
+    lines: tuple[HoldLine, ...]
+    holds: Figure
+    records: Figure  # each once, however many holds it has
+    overdue: Figure  # holds past their review date
+    flags: Figure  # of objects, that the vault has not confirmed
+    flags_oldest: datetime | None
+    flags_failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class SchedulePart:
     """The schedule in force."""
 
@@ -297,6 +322,7 @@ class ComplianceReport:
     ledger: LedgerPart
     vault: VaultPart
     lists: tuple[Listing, ...]
+    frozen: Frozen | None = None
     names: bool = False  # a copy for the eye, with titles and names: not to be kept
 
     @property
