@@ -200,9 +200,6 @@ class _Side:
     known: RecordClass
     today: date
 
-    def clock(self, rule: Rule) -> _Clock:
-        return _Clock(rule.cutoff, rule.period, engine.foreign(rule, self.plan))
-
     def replacing(self, rule: Rule) -> list[Rule]:
         return [other for other in self.known.rules if rule.id in other.replaces]
 
@@ -257,7 +254,7 @@ def _undercut(rule: Rule, old: _Side, new: _Side, strict: bool, *, always: bool 
     if not standing_in:
         yield Advance(new.known.id, rule.id, _absence(rule, new))
         return
-    if worst := _worst((old.clock(rule),), tuple(new.clock(other) for other in standing_in), strict):
+    if worst := _worst((clock(old.plan, rule),), tuple(clock(new.plan, other) for other in standing_in), strict):
         yield Advance(new.known.id, rule.id, worst.reason, worst.day, worst.before, worst.after)
 
 
@@ -272,7 +269,7 @@ def _shortcut(rule: Rule, old: _Side, new: _Side, strict: bool) -> Iterator[Adva
     ]
     if not already:
         yield Advance(new.known.id, rule.id, "one rule suffices, and this one is new or asks for less")
-    elif worst := _worst(tuple(old.clock(other) for other in already), (new.clock(rule),), strict):
+    elif worst := _worst(tuple(clock(old.plan, other) for other in already), (clock(new.plan, rule),), strict):
         yield Advance(new.known.id, rule.id, worst.reason, worst.day, worst.before, worst.after)
 
 
@@ -328,8 +325,8 @@ def _within(inner: Rule, outer: Rule) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clock:
-    """All of a rule that turns its trigger date into a date."""
+class Clock:
+    """All of a rule that turns its trigger date, as the catalog has it, into a date."""
 
     cutoff: Cutoff
     period: Period | None
@@ -340,6 +337,11 @@ class _Clock:
 
     def ends(self, day: date) -> date:
         return date.max if self.period is None else self.period.after(self.starts(day))
+
+
+def clock(plan: Schedule, rule: Rule) -> Clock:
+    """How `rule` counts in that schedule."""
+    return Clock(rule.cutoff, rule.period, engine.foreign(rule, plan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +356,7 @@ _ORDER = (CutoffUnit.NONE, CutoffUnit.MONTH_END, CutoffUnit.QUARTER_END, CutoffU
 
 
 @lru_cache(maxsize=4096)
-def _worst(olds: tuple[_Clock, ...], news: tuple[_Clock, ...], strict: bool) -> _Worst | None:
+def _worst(olds: tuple[Clock, ...], news: tuple[Clock, ...], strict: bool) -> _Worst | None:
     """The first day on which no clock of `news` is as late as some clock of `olds`; None if there is none.
 
     `strict`: nor can be, whatever days of suspension lie between the two cutoffs (rule 9 counts those after it).
@@ -369,7 +371,7 @@ def _worst(olds: tuple[_Clock, ...], news: tuple[_Clock, ...], strict: bool) -> 
     return _Worst(day, _open(before, olds), _open(after, news), said)
 
 
-def _first(olds: tuple[_Clock, ...], news: tuple[_Clock, ...], strict: bool) -> date | None:
+def _first(olds: tuple[Clock, ...], news: tuple[Clock, ...], strict: bool) -> date | None:
     """The first such day of four years that are easy to read, else of all."""
     legible = (_LEGIBLE + timedelta(n) for n in range(1461))
     found = next((day for day in legible if min(_lost(o, n, day, strict) for o in olds for n in news) > 0), None)
@@ -388,18 +390,18 @@ def _first(olds: tuple[_Clock, ...], news: tuple[_Clock, ...], strict: bool) -> 
 
 
 @lru_cache(maxsize=32)
-def _days(clock: _Clock) -> tuple[array[int], array[int]]:
+def _days(clock: Clock) -> tuple[array[int], array[int]]:
     """Where the period starts and ends for each trigger date from FIRST to LAST, as ordinals."""
     span = [FIRST + timedelta(n) for n in range((LAST - FIRST).days + 1)]
     starts = array("l", (clock.starts(day).toordinal() for day in span))
     return starts, array("l", (clock.ends(day).toordinal() for day in span))
 
 
-def _open(day: date, clocks: tuple[_Clock, ...]) -> date | None:
+def _open(day: date, clocks: tuple[Clock, ...]) -> date | None:
     return None if all(clock.period is None for clock in clocks) else day
 
 
-def _lost(old: _Clock, new: _Clock, day: date, strict: bool) -> int:
+def _lost(old: Clock, new: Clock, day: date, strict: bool) -> int:
     """Days by which `new` may end sooner than `old`; 0 or less if it cannot."""
     if new.period is None:
         return 0
@@ -409,7 +411,7 @@ def _lost(old: _Clock, new: _Clock, day: date, strict: bool) -> int:
     return (old.ends(day) - new.ends(day)).days + fewer
 
 
-def _plainly_later(old: _Clock, new: _Clock, strict: bool) -> bool:
+def _plainly_later(old: Clock, new: Clock, strict: bool) -> bool:
     """Known without looking at days: longer in months and in days, from no earlier a cutoff."""
     if new.period is None:
         return True

@@ -1,0 +1,258 @@
+"""What a schedule would change, before it is loaded: counted, listed and drawn. Nothing changes.
+
+Rules of this module (requirements: retention, rule 16):
+- What becomes due and what ceases to be is `retention.eligibility`'s answer under either schedule; until when is
+  `retention.whatif_dates`'. Nobody else decides.
+- Due is meant despite holds, because what a hold blocks is told apart: of what becomes due, so many records are
+  held, and so many have an object locked in the vault beyond the day.
+- Records are not classified or labelled anew: classification rules work at capture, and a loaded schedule does not
+  move records. A record whose class the new schedule does not have is kept.
+- Classes whose rules date alike cost nothing, unless they share records with a class that does not: by a label, an
+  aggregation that goes as a whole, or a parent.
+- It works on temporary tables of its transaction, which are gone with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time
+from zoneinfo import ZoneInfo
+
+from psycopg import sql
+
+from retention import comparison, eligibility, whatif_dates
+from retention.database import Connection
+from retention.reports import charts
+from retention.rules import Schedule, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How many records, and the bytes of their documents."""
+
+    records: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.records + other.records, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What happens to the records of one class."""
+
+    class_id: str
+    becomes_due: Amount = Amount()
+    ceases_due: Amount = Amount()
+    extended: Amount = Amount()  # kept until a later day, or no longer until a known one
+    shortened: Amount = Amount()
+    locked: Amount = Amount()  # of what becomes due: in the vault beyond the day
+    held: Amount = Amount()  # of what becomes due
+
+    def __add__(self, other: Effect) -> Effect:
+        sums = {name: getattr(self, name) + getattr(other, name) for name in EFFECTS}
+        return Effect(self.class_id, **sums)
+
+
+EFFECTS = ("becomes_due", "ceases_due", "extended", "shortened", "locked", "held")
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """The effect of a schedule on the records as of a day; classes in its order, only those with an effect."""
+
+    as_of: date
+    effects: tuple[Effect, ...]
+
+    @property
+    def total(self) -> Effect:
+        return sum(self.effects, start=Effect("*"))
+
+
+def compare(conn: Connection, old: Schedule, new: Schedule, as_of: date) -> WhatIf:
+    """What changes if `new` takes the place of `old`. Leaves the changed records in temporary tables for
+    `changed_rows`; needs a transaction."""
+    conn.execute("SET LOCAL parallel_tuple_cost = 0.001")  # as in eligibility.due
+    for name in ("due_before", "due_after", "flipped", "changed"):
+        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier("pg_temp", f"whatif_{name}")))
+    redated = comparison.redated(old, new, as_of)
+    if not redated:
+        return WhatIf(as_of, ())
+    touched = _touched(conn, old, new, redated)
+    dates = whatif_dates.prepare(conn, old, new, as_of, touched)
+    _mark_due(conn, _only(old, touched), _only(new, touched), as_of)
+    _mark_changed(conn, dates)
+    rows = conn.execute(_EFFECTS.format(**_blocks(new, as_of))).fetchall()
+    found = {row[0]: Effect(row[0], *(Amount(row[i], row[i + 1]) for i in range(1, len(row), 2))) for row in rows}
+    order = [known.id for known in (*new.classes, *old.classes)]
+    return WhatIf(as_of, tuple(found[name] for name in dict.fromkeys([*order, *found]) if name in found))
+
+
+def changed_rows(conn: Connection, new: Schedule, as_of: date) -> Iterator[bytes]:
+    """The changed records of `compare` as CSV with a header, in the same transaction: ids, codes and dates only.
+
+    An open date is empty; `due_before` and `due_after` are meant despite holds; `holds` are ids between spaces."""
+    if conn.execute("SELECT to_regclass('pg_temp.whatif_changed')").fetchone() == (
+        None,
+    ):  # no class is dated otherwise
+        yield _HEADER
+        return
+    with conn.cursor() as cursor, cursor.copy(_LIST.format(open=whatif_dates.OPEN, **_blocks(new, as_of))) as copy:
+        yield from (bytes(chunk) for chunk in copy)
+
+
+def chart(found: WhatIf, new: Schedule) -> str:
+    """The effects as an SVG image that stands alone: one bar for each class and effect, largest class first."""
+    kinds = {"becomes_due": "amber", "ceases_due": "green", "extended": "plain", "shortened": "red"}
+    ordered = sorted(found.effects, key=lambda effect: -max(getattr(effect, name).records for name in kinds))
+    bars = [
+        charts.Bar(
+            name=effect.class_id,
+            note=name.replace("_", " "),
+            value=amount.records,
+            said=f"{amount.records:,} records",
+            kind=kind,
+        )
+        for effect in ordered
+        for name, kind in kinds.items()
+        if (amount := getattr(effect, name)).records
+    ]
+    title = f"What “{new.title}” would change, as of {found.as_of}"
+    inside = charts.bars("whatif", title, bars)
+    height = 60 + 36 * len(bars)
+    return _PAGE.format(height=height, title=_escaped(title), inside=inside)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# ---------------------------------------------------------------- which classes
+
+
+def _touched(conn: Connection, old: Schedule, new: Schedule, redated: frozenset[str]) -> frozenset[str]:
+    """The classes that are dated otherwise, and those that share records with one, or units."""
+    keys: dict[str, int] = dict(conn.execute("SELECT class_id, class_key FROM classes").fetchall())
+    names = {key: name for name, key in keys.items()}
+    whole = {c.id for plan in (old, new) for c in plan.classes if c.unit is Unit.AGGREGATION}
+    query = _BESIDE.format(whole=[keys[name] for name in whole if name in keys], known=sql.Placeholder("known"))
+    found = {keys[name] for name in redated if name in keys}
+    while found:
+        more = {row[0] for row in conn.execute(query, {"known": sorted(found)})} | found
+        if more == found:
+            break
+        found = more
+    return redated | {names[key] for key in found}
+
+
+# One step: classes of records that have a label of a known class, labels of records of one, relatives, and members
+# of aggregations that go as a whole.
+_BESIDE = sql.SQL("""
+WITH known AS (SELECT unnest({known}::smallint[]) AS class_key),
+labelled AS MATERIALIZED (
+    SELECT m.record_id, m.class_key AS label, r.class_key FROM record_labels m JOIN records r USING (record_id)
+), kin AS MATERIALIZED (
+    SELECT DISTINCT p.class_key AS parent, c.class_key AS child
+      FROM records c JOIN records p ON p.record_id = c.parent_id
+), whole AS MATERIALIZED (
+    SELECT aggregation_id FROM records WHERE aggregation_id IS NOT NULL AND class_key = ANY ({whole}::smallint[])
+    UNION
+    SELECT r.aggregation_id FROM labelled l JOIN records r USING (record_id)
+     WHERE r.aggregation_id IS NOT NULL AND l.label = ANY ({whole}::smallint[])
+)
+SELECT class_key FROM labelled WHERE label IN (TABLE known)
+UNION SELECT label FROM labelled WHERE class_key IN (TABLE known)
+UNION SELECT b.label FROM labelled a JOIN labelled b USING (record_id) WHERE a.label IN (TABLE known)
+UNION SELECT parent FROM kin WHERE child IN (TABLE known)
+UNION SELECT child FROM kin WHERE parent IN (TABLE known)
+UNION SELECT r.class_key FROM records r
+       WHERE r.aggregation_id IN (SELECT w.aggregation_id FROM whole w JOIN records x USING (aggregation_id)
+                                   WHERE x.class_key IN (TABLE known))
+""")
+
+
+def _only(plan: Schedule, names: frozenset[str]) -> Schedule:
+    return replace(plan, classes=tuple(known for known in plan.classes if known.id in names))
+
+
+# ---------------------------------------------------------------- which records
+
+
+def _mark_due(conn: Connection, old: Schedule, new: Schedule, as_of: date) -> None:
+    """What is due under either schedule, and what under one of them only."""
+    for name, plan in (("whatif_due_before", old), ("whatif_due_after", new)):
+        query = eligibility.statement(conn, plan, as_of, despite_holds=True) + sql.SQL("SELECT record_id FROM due")
+        conn.execute(sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS ").format(sql.Identifier(name)) + query)
+    conn.execute(
+        """CREATE TEMP TABLE whatif_flipped ON COMMIT DROP AS
+           SELECT coalesce(b.record_id, a.record_id) AS record_id, a.record_id IS NOT NULL AS due
+             FROM whatif_due_before b FULL JOIN whatif_due_after a USING (record_id)
+            WHERE b.record_id IS NULL OR a.record_id IS NULL"""
+    )
+
+
+def _mark_changed(conn: Connection, dates: whatif_dates.Dates) -> None:
+    """Records with another date, then those that have none but go, or stay, with others that do."""
+    found = sql.SQL("CREATE TEMP TABLE whatif_changed ON COMMIT DROP AS SELECT * FROM ({}) AS d WHERE before <> after")
+    conn.execute(found.format(dates.statement(sql.SQL("true"))))
+    beside = "SELECT record_id FROM whatif_flipped EXCEPT SELECT record_id FROM whatif_changed"
+    if conn.execute(beside).fetchone() is not None:
+        only = sql.SQL(f"r.record_id IN ({beside})")
+        conn.execute(sql.SQL("INSERT INTO whatif_changed ") + dates.statement(only))
+
+
+def _blocks(new: Schedule, as_of: date) -> dict[str, sql.Composed]:
+    """What keeps a record that is due: locks beyond the day, as the vault answered, and holds in force."""
+    morning = datetime.combine(as_of, time.min, ZoneInfo(new.timezone))
+    return {"blocks": _BLOCKS.format(morning=morning)}
+
+
+_BLOCKS = sql.SQL("""
+      LEFT JOIN (SELECT subject_id AS record_id, max(actual_until) AS locked_until FROM object_locks
+                  WHERE actual_until > {morning} GROUP BY subject_id) AS l USING (record_id)
+      LEFT JOIN (SELECT record_id, string_agg(hold_id::text, ' ' ORDER BY hold_id) AS holds FROM hold_members
+                  WHERE record_id IN (SELECT record_id FROM whatif_changed) GROUP BY record_id) AS h USING (record_id)
+""")
+
+_EFFECTS = sql.SQL("""
+    SELECT c.class_id,
+           count(*) FILTER (WHERE f.due), coalesce(sum(d.bytes) FILTER (WHERE f.due), 0)::bigint,
+           count(*) FILTER (WHERE NOT f.due), coalesce(sum(d.bytes) FILTER (WHERE NOT f.due), 0)::bigint,
+           count(*) FILTER (WHERE after > before), coalesce(sum(d.bytes) FILTER (WHERE after > before), 0)::bigint,
+           count(*) FILTER (WHERE after < before), coalesce(sum(d.bytes) FILTER (WHERE after < before), 0)::bigint,
+           count(*) FILTER (WHERE f.due AND locked_until IS NOT NULL),
+           coalesce(sum(d.bytes) FILTER (WHERE f.due AND locked_until IS NOT NULL), 0)::bigint,
+           count(*) FILTER (WHERE f.due AND holds IS NOT NULL),
+           coalesce(sum(d.bytes) FILTER (WHERE f.due AND holds IS NOT NULL), 0)::bigint
+      FROM whatif_changed d JOIN classes c USING (class_key) LEFT JOIN whatif_flipped f USING (record_id) {blocks}
+     GROUP BY c.class_id
+""")
+
+_HEADER = b"record_id,class_id,bytes,retain_until_before,retain_until_after,due_before,due_after,locked_until,holds\n"
+
+_LIST = sql.SQL("""
+COPY (
+    SELECT d.record_id, c.class_id, d.bytes, nullif(d.before, {open}) AS retain_until_before,
+           nullif(d.after, {open}) AS retain_until_after,
+           d.record_id IN (SELECT record_id FROM whatif_due_before) AS due_before,
+           d.record_id IN (SELECT record_id FROM whatif_due_after) AS due_after, locked_until, holds
+      FROM whatif_changed d JOIN classes c USING (class_key) {blocks}
+     ORDER BY c.class_id, d.record_id
+) TO STDOUT (FORMAT csv, HEADER)
+""")
+
+# The colours and letters of the report's page, for an image without a page.
+_PAGE = """<svg xmlns="http://www.w3.org/2000/svg" width="960" height="{height}" role="img">
+<title>{title}</title>
+<style>
+svg {{ font-family: sans-serif; font-size: 13px; color: #1c1917; }}
+.chart-name {{ font-weight: 600; }} .chart-value {{ font-size: 13px; }} .chart-track {{ fill: #e7e5e4; }}
+.chart-plain {{ fill: #1d4ed8; }} .chart-amber {{ fill: #b45309; }} .chart-green {{ fill: #15803d; }}
+.chart-red {{ fill: #b91c1c; }} .heading {{ font-size: 16px; font-weight: 600; }}
+</style>
+<rect width="100%" height="100%" fill="#ffffff"/>
+<text x="20" y="30" class="heading">{title}</text>
+<svg x="20" y="50" width="920">{inside}</svg>
+</svg>
+"""
