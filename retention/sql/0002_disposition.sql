@@ -30,8 +30,8 @@ CREATE TABLE class_changes (
     CONSTRAINT class_changes_changes CHECK (from_class <> to_class)
 );
 
--- Not due before that day, whatever the rules say: a reviewer's extension (at most a year ahead), or 'infinity' for
--- what was chosen to be kept for good. The latest row counts.
+-- Not due before that day, whatever the rules say: a reviewer's extension (at most a year ahead). The latest row
+-- counts.
 CREATE TABLE extensions (
     record_id   uuid NOT NULL CONSTRAINT extensions_record REFERENCES records,
     recorded_at timestamptz NOT NULL,
@@ -169,7 +169,7 @@ CREATE TABLE plan_items (
     unit_id      uuid NOT NULL,
     class_key    smallint NOT NULL CONSTRAINT plan_items_class REFERENCES classes,
     bytes        bigint NOT NULL,
-    action       text NOT NULL CONSTRAINT plan_items_action CHECK (action IN ('destroy', 'review', 'transfer', 'permanent')),
+    action       text NOT NULL CONSTRAINT plan_items_action CHECK (action IN ('destroy', 'review', 'transfer')),
     rule_id      text NOT NULL,
     retain_until date NOT NULL,
     stage        smallint NOT NULL DEFAULT 0,
@@ -220,6 +220,15 @@ CREATE TABLE transfers (
     acknowledgement bytea,             -- SHA-256 of the receiver's acknowledgement
     acknowledged_at timestamptz,
     CONSTRAINT transfers_acknowledged CHECK ((acknowledgement IS NULL) = (acknowledged_at IS NULL))
+);
+
+-- What outlives a plan's records for a while, for its certificate: descriptor objects that still hold lines of
+-- others (what was destroyed is unreadable in them), and buckets of keys that lost rows and get a new key.
+CREATE TABLE plan_remains (
+    plan_id    uuid NOT NULL CONSTRAINT plan_remains_plan REFERENCES plans,
+    kind       text NOT NULL CONSTRAINT plan_remains_kind CHECK (kind IN ('descriptor', 'bucket')),
+    remains_id uuid NOT NULL,
+    PRIMARY KEY (plan_id, kind, remains_id)
 );
 
 -- What stays of a record that is gone. content: keyed HMAC of the document's bytes, so that the same document

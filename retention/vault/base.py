@@ -169,6 +169,10 @@ class Vault(Protocol):
         """Reach the store and find it usable. Raises ServiceUnavailable or UsageError with the next step."""
         ...
 
+    def time(self) -> datetime | None:
+        """What the store's own clock says, if it has one: evidence from outside against a clock that is wrong."""
+        ...
+
     def locks(self) -> bool:
         """True if the store can lock versions against deletion (S3 Object Lock is on)."""
         ...

@@ -1,0 +1,245 @@
+"""Erasure: keys, bytes, then every row that described the record; what stays is its tombstone.
+
+Rules of this module (requirements: storage, *Sealing*, *Residue*; design: *Crash order*):
+- It is given records that are `destroying`, which is final. Each of its parts may run again after a crash, and ends
+  the same.
+- With the row of its key goes what the key sealed: content and descriptor line, in every copy. Tombstone and deletion
+  of the key are one transaction. The bytes follow: every version of every object, and the vault is listed again.
+- A record is `destroyed` (T2) only when nothing of it is left in the vault; a failure on one stops no other.
+- Descriptor objects are shared: the line of a destroyed record is unreadable there until the last member is gone.
+- An aggregation of which no record is left loses its key too.
+- Tombstones hold ids, dates, the rule, digests of sealed bytes and keyed HMACs. A class that wants them descriptive
+  gets an annex: title, author and format, sealed under a key of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from uuid import UUID
+
+from retention import descriptors, ledger, policy
+from retention.archive import Archive, store_keys
+from retention.database import Connection, transaction
+from retention.disposition.plans import cut
+from retention.errors import MunimentError
+from retention.ledger import Event
+from retention.model import Description, RecordState, new_id
+from retention.rules import Tombstone
+from retention.seal import RecordKey, new_record_key
+
+Clock = Callable[[], datetime]
+
+
+def destroy(archive: Archive, plan_id: UUID, ids: Sequence[UUID], clock: Clock) -> list[tuple[UUID, str]]:
+    """Keys, bytes, T2 for records that are `destroying`; returns those that failed, and why. Safe to run again."""
+    if not ids:
+        return []
+    former = _former(archive, ids)
+    _destroy_keys(archive, plan_id, ids, former, clock())
+    gone, failed = _erase(archive, ids)
+    _finish(archive, plan_id, gone, former, clock())
+    return failed
+
+
+def _former(archive: Archive, ids: Sequence[UUID]) -> dict[UUID, UUID]:
+    """The documents in quarantine that these records were, whose bytes stand there still: document -> record."""
+    with transaction(archive.connections) as conn:
+        rows = conn.execute("SELECT quarantine_id, record_id FROM quarantine WHERE record_id = ANY(%s)", (list(ids),))
+        return dict(rows.fetchall())
+
+
+def _destroy_keys(
+    archive: Archive, plan_id: UUID, ids: Sequence[UUID], former: Mapping[UUID, UUID], now: datetime
+) -> None:
+    """Write the tombstones and delete the rows of the keys, in one transaction."""
+    annexes = _annexes(archive, ids, now)
+    objects, lines = descriptors.store(archive, ((a, 1, sealed) for _, a, _, sealed in annexes), now)
+    with transaction(archive.connections) as conn:
+        scope = policy.current(conn).schedule.disposition.certificates
+        store_keys(conn, archive.safe, {annex: (key, scope) for _, annex, key, _ in annexes}, now)
+        descriptors.insert(conn, objects, lines, now)
+        conn.execute(
+            """INSERT INTO tombstones (record_id, class_key, aggregation_id, received, sealed_sha256, sealed_bytes,
+                                       rule_id, retain_until, outcome, plan_id, ended_at, content, annex_id)
+               SELECT r.record_id, r.class_key, r.aggregation_id, r.received, c.sealed_sha256, c.sealed_bytes,
+                      i.rule_id, i.retain_until,
+                      CASE i.action WHEN 'transfer' THEN 'transferred' ELSE 'destroyed' END, i.plan_id, %s,
+                      (SELECT s.content FROM sightings s WHERE s.subject_id = r.record_id LIMIT 1), a.annex_id
+                 FROM records r JOIN contents c USING (record_id) JOIN plan_items i USING (record_id)
+                 LEFT JOIN unnest(%s::uuid[], %s::uuid[]) AS a(record_id, annex_id) USING (record_id)
+                WHERE i.plan_id = %s AND r.record_id = ANY(%s) AND r.state = %s
+                   ON CONFLICT (record_id) DO NOTHING""",
+            (
+                *(now, [record for record, *_ in annexes], [annex for _, annex, *_ in annexes]),
+                *(plan_id, list(ids), RecordState.DESTROYING),
+            ),
+        )
+        conn.execute(
+            """WITH gone AS (DELETE FROM subject_keys WHERE subject_id = ANY(%s) RETURNING bucket_id)
+               INSERT INTO plan_remains (plan_id, kind, remains_id)
+               SELECT DISTINCT %s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING""",
+            ([*ids, *former], plan_id),
+        )
+
+
+def _annexes(archive: Archive, ids: Sequence[UUID], now: datetime) -> list[tuple[UUID, UUID, RecordKey, bytes]]:
+    """(record, annex, its key, sealed line) for classes whose tombstones describe; none twice."""
+    with transaction(archive.connections) as conn:
+        schedule = policy.current(conn).schedule
+        wanted = [known.id for known in schedule.classes if known.tombstone is Tombstone.DESCRIPTIVE]
+        rows = conn.execute(
+            """SELECT d.subject_id, d.name, d.source, d.title, d.author, d.mime, d.puid, d.language
+                 FROM descriptions d JOIN records r ON r.record_id = d.subject_id JOIN classes c USING (class_key)
+                 JOIN subject_keys k ON k.subject_id = d.subject_id
+                WHERE r.record_id = ANY(%s) AND c.class_id = ANY(%s)
+                  AND NOT EXISTS (SELECT FROM tombstones t WHERE t.record_id = r.record_id)""",
+            (list(ids), wanted),
+        ).fetchall()
+    found = []
+    for record, name, source, title, author, mime, puid, language in rows:
+        described = Description(
+            name=name, source=source, place="", title=title, author=author, mime=mime, puid=puid, language=language
+        )
+        key = new_record_key()
+        found.append((record, new_id(now), key, key.seal(descriptors.encode("annex", described))))
+    return found
+
+
+def _erase(archive: Archive, ids: Sequence[UUID]) -> tuple[dict[UUID, int], list[tuple[UUID, str]]]:
+    """Remove every version of every object: the records of which nothing is left, with how many versions there
+    were, and those that failed."""
+    vault = archive.vault
+    with transaction(archive.connections) as conn:
+        rows = conn.execute(
+            """SELECT t.record_id, 'records/' || t.record_id || '/' || encode(t.sealed_sha256, 'hex')
+                 FROM tombstones t WHERE t.record_id = ANY(%(ids)s)
+               UNION ALL SELECT record_id, 'quarantine/' || quarantine_id FROM quarantine
+                WHERE record_id = ANY(%(ids)s)""",
+            {"ids": list(ids)},
+        ).fetchall()
+
+    def erase(row: tuple[UUID, str]) -> tuple[UUID, int, str | None]:
+        try:
+            return row[0], vault.erase(row[1]), None
+        except MunimentError as error:
+            return row[0], 0, str(error)
+
+    with ThreadPoolExecutor(archive.settings.vault_threads, "erase") as threads:
+        erased = list(threads.map(erase, rows))
+    failed = {record: why for record, _, why in erased if why is not None}
+    versions: Counter[UUID] = Counter()
+    for record, count, _ in erased:
+        if record not in failed:
+            versions[record] += count
+    return dict(versions), list(failed.items())
+
+
+def _finish(
+    archive: Archive, plan_id: UUID, versions: Mapping[UUID, int], former: Mapping[UUID, UUID], now: datetime
+) -> None:
+    """T2: the record is destroyed. What described it goes in the same transaction."""
+    if not versions:
+        return
+    ids = {"ids": list(versions)}
+    with transaction(archive.connections) as conn:
+        rows = conn.execute(
+            """SELECT t.record_id, t.outcome, t.rule_id, t.retain_until, t.sealed_sha256, c.class_id, r.aggregation_id
+                 FROM tombstones t JOIN classes c USING (class_key) JOIN records r USING (record_id)
+                WHERE t.record_id = ANY(%(ids)s) AND r.state = 2 ORDER BY 1 FOR UPDATE OF r""",
+            ids,
+        ).fetchall()
+        conn.execute(
+            """UPDATE records r SET state = CASE t.outcome WHEN 'transferred' THEN 4 ELSE 3 END
+                 FROM tombstones t WHERE t.record_id = r.record_id AND r.record_id = ANY(%(ids)s) AND r.state = 2""",
+            ids,
+        )
+        _forget(conn, plan_id, ids["ids"], [document for document, record in former.items() if record in versions])
+        conn.execute(
+            """UPDATE plan_items i SET open = false, outcome = t.outcome, ended_at = %s FROM tombstones t
+                WHERE i.plan_id = %s AND i.record_id = t.record_id AND t.record_id = ANY(%s)""",
+            (now, plan_id, ids["ids"]),
+        )
+        events = []
+        for record, outcome, rule, until, digest, class_id, _ in rows:
+            detail = {
+                "plan": str(plan_id),
+                "class": class_id,
+                "rule": rule,
+                "retain_until": until.isoformat(),
+                "sealed_sha256": bytes(digest).hex(),
+                "versions": versions[record],
+                "outcome": outcome,
+            }
+            events.append(
+                Event("tra" if outcome == "transferred" else "del", now, archive.agent, (record,), detail=detail)
+            )
+        events += _empty_aggregations(conn, archive, plan_id, {row[6] for row in rows if row[6] is not None}, now)
+        ledger.append(conn, events, now)
+
+
+def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Sequence[UUID]) -> None:
+    """Every row that describes a destroyed record, or tells where it came from."""
+    asked = {"records": list(records), "all": [*records, *former], "plan": plan_id}
+    conn.execute(
+        """WITH gone AS (DELETE FROM descriptor_lines
+                          WHERE subject_id = ANY(%(all)s) OR subject_id IN (
+                                SELECT trigger_event_id FROM trigger_events WHERE subject_id = ANY(%(records)s))
+                      RETURNING descriptor_id)
+           INSERT INTO plan_remains (plan_id, kind, remains_id)
+           SELECT DISTINCT %(plan)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING""",
+        asked,
+    )
+    conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(all)s)", asked)
+    conn.execute("DELETE FROM sightings WHERE subject_id = ANY(%(all)s)", asked)
+    conn.execute("DELETE FROM findings WHERE subject_id = ANY(%(all)s)", asked)
+    conn.execute("DELETE FROM object_locks WHERE subject_id = ANY(%(records)s)", asked)
+    conn.execute("DELETE FROM hold_flags WHERE subject_id = ANY(%(all)s)", asked)
+    conn.execute("DELETE FROM current_triggers WHERE subject_id = ANY(%(records)s)", asked)
+    conn.execute("DELETE FROM contents WHERE record_id = ANY(%(records)s)", asked)
+
+
+def _empty_aggregations(
+    conn: Connection, archive: Archive, plan_id: UUID, touched: set[UUID], now: datetime
+) -> list[Event]:
+    """An aggregation of which no record is left loses its key too: its business id was sealed under it."""
+    rows = conn.execute(
+        """DELETE FROM subject_keys k USING aggregations a
+            WHERE k.subject_id = a.aggregation_id AND a.aggregation_id = ANY(%s)
+              AND NOT EXISTS (SELECT FROM records r WHERE r.aggregation_id = a.aggregation_id AND r.state < 3)
+        RETURNING a.aggregation_id""",
+        (list(touched),),
+    ).fetchall()
+    empty = [row[0] for row in rows]
+    ids = {"ids": empty}
+    conn.execute(
+        "DELETE FROM descriptor_lines WHERE subject_id = ANY(%(ids)s) OR subject_id IN "
+        "(SELECT trigger_event_id FROM trigger_events WHERE subject_id = ANY(%(ids)s))",
+        ids,
+    )
+    conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(ids)s)", ids)
+    detail = {"plan": str(plan_id), "aggregation": "empty"}
+    return [Event("del", now, archive.agent, part, detail=detail) for part in cut(empty)]
+
+
+def sweep_descriptors(archive: Archive) -> None:
+    """Erase the descriptor objects of which no line is left; a locked one stays until another plan's end."""
+    with transaction(archive.connections) as conn:
+        rows = conn.execute(
+            """SELECT d.descriptor_id FROM descriptors d
+                WHERE NOT EXISTS (SELECT FROM descriptor_lines l WHERE l.descriptor_id = d.descriptor_id)"""
+        ).fetchall()
+
+    def erase(descriptor_id: UUID) -> UUID | None:
+        try:
+            archive.vault.erase(f"descriptors/{descriptor_id}")
+        except MunimentError:
+            return None  # unreadable anyhow: its keys are gone
+        return descriptor_id
+
+    with ThreadPoolExecutor(archive.settings.vault_threads, "erase") as threads:
+        gone = [found for found in threads.map(erase, [row[0] for row in rows]) if found is not None]
+    with transaction(archive.connections) as conn:
+        conn.execute("DELETE FROM descriptors WHERE descriptor_id = ANY(%s)", (gone,))

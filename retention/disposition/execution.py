@@ -1,0 +1,390 @@
+"""Execution: what two people signed is checked again, then done; what cannot be done is kept, and named.
+
+Rules of this module (requirements: retention, *Disposition*; design: *Crash order*):
+- T1 locks the rows of a few units, decides them again for today under the schedule of the plan *and* the present one,
+  by both paths of the engine, looks at holds, extensions, locks, classes, and marks what passes as `destroying`, with
+  its event. T1 is final: what is held earlier stays, a later hold is told "too late" (retention.holds).
+- Then keys, bytes, T2 (retention.disposition.erasure). No key goes before every lock on the record's
+  objects has ended: until then the record is kept as `due-locked`, and listed.
+- A unit goes whole or not at all. A failure on one record stops no other and never marks it destroyed; it stays
+  `destroying`, the run is red, and running it again goes on there. A plan is executed by one process at a time, and
+  once: executing it again answers what was done.
+- What is transferred is destroyed here only after the receiver's acknowledgement, and only what it accepted.
+- A clock that runs more than a day ahead of outside evidence (the Date of the vault, PostgreSQL's own clock), or
+  behind the last event of the ledger, decides nothing. (A `file://` vault has no clock of its own.)
+- What a rule that is not verified made due is proposed and never destroyed: `unverified`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+
+from retention import acknowledgements, bags, catalog, eligibility, engine, holds, ledger, packages, policy
+from retention.acknowledgements import Acknowledgement
+from retention.archive import Archive
+from retention.database import Connection, transaction
+from retention.disposition import certificate, erasure
+from retention.disposition.plans import Plan, cut, show
+from retention.engine import Decision
+from retention.errors import NotFound, Refused, UsageError
+from retention.ledger import Event
+from retention.locks import SHORT
+from retention.model import RecordState
+from retention.packages import Purpose
+from retention.rules import STRENGTH, Action, Schedule
+
+AHEAD = timedelta(days=1)  # how far a clock may run ahead of outside evidence
+_AT_ONCE = 500  # records in one T1
+_DESTROYED = ("destroy", "review")  # actions that, approved, destroy
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What an execution did, in all its runs. `failed` are still `destroying`: run it again."""
+
+    plan_id: UUID
+    outcomes: dict[str, int]  # destroyed, transferred, or the code that says why it was kept
+    failed: tuple[tuple[UUID, str], ...]
+    certificate_id: UUID | None
+    bag: Path | None = None  # waits for the receiver's acknowledgement
+
+    @property
+    def complete(self) -> bool:
+        return self.certificate_id is not None
+
+
+@dataclass(slots=True)
+class _Run:
+    """One execution under way."""
+
+    archive: Archive
+    plan: Plan
+    clock: Clock
+    progress: Callable[[int], None]
+    accepted: frozenset[UUID] | None = None  # by the receiver of a transfer
+    failed: list[tuple[UUID, str]] = field(default_factory=list)
+
+
+def execute(
+    archive: Archive, plan_id: UUID, clock: Clock, progress: Callable[[int], None] = lambda _: None
+) -> Executed:
+    """Do what was approved; go on where a run before it died. `progress` is told of each record that ended.
+
+    Raises Refused (not approved, the clock, another process at it), ServiceUnavailable (run it again)."""
+    with alone(archive, plan_id):
+        refuse_wrong_clock(archive, clock())
+        plan = _start(archive, plan_id, clock())
+        run = _Run(archive, plan, clock, progress)
+        if not plan.ended_at:
+            for ids in _work(run, RecordState.DESTROYING):
+                _destroy(run, ids)
+            for ids in _work(run, RecordState.KEPT, _DESTROYED):
+                _destroy(run, _take(run, ids))
+            _transfer(run)
+            _close(run)
+        return answer(archive, plan_id, tuple(run.failed))
+
+
+def answer(archive: Archive, plan_id: UUID, failed: tuple[tuple[UUID, str], ...] = ()) -> Executed:
+    """What became of a plan so far."""
+    with transaction(archive.connections) as conn:
+        plan = show(conn, plan_id)
+        sent = conn.execute("SELECT acknowledged_at FROM transfers WHERE plan_id = %s", (plan_id,)).fetchone()
+    outcomes: Counter[str] = Counter()
+    for one in plan.classes:
+        outcomes.update(one.outcomes)
+    bag = bag_folder(archive, plan_id) if sent is not None and sent[0] is None else None
+    return Executed(plan_id, dict(outcomes), failed, plan.certificate_id, bag)
+
+
+# ---------------------------------------------------------------- may it begin
+
+
+@contextmanager
+def alone(archive: Archive, plan_id: UUID) -> Iterator[None]:
+    """Nobody else executes this plan; given up with the process, however it ends."""
+    with psycopg.connect(archive.settings.database_url, autocommit=True, connect_timeout=5) as conn:
+        row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 2))", (f"execute {plan_id}",)).fetchone()
+        if row != (True,):
+            raise Refused(f"refusing to execute plan {plan_id}: another process is at it. Wait for it to end.")
+        yield
+
+
+def refuse_wrong_clock(archive: Archive, now: datetime) -> None:
+    """Raises Refused if `now` is a day ahead of outside evidence, or before the last event (a clock set back)."""
+    with transaction(archive.connections) as conn:
+        row = conn.execute("SELECT clock_timestamp(), (SELECT max(recorded_at) FROM events)").fetchone()
+    assert row is not None
+    database, last = row
+    evidence = [("PostgreSQL", database), ("the vault", archive.vault.time())]
+    for who, said in evidence:
+        if said is not None and now > said + AHEAD:
+            raise Refused(
+                f"refusing to execute: this machine's clock says {now:%Y-%m-%d %H:%M} UTC, {who} says "
+                f"{said:%Y-%m-%d %H:%M}. Set the clock right; until then nothing is destroyed."
+            )
+    if last is not None and now < last - AHEAD:
+        raise Refused(
+            f"refusing to execute: this machine's clock says {now:%Y-%m-%d %H:%M} UTC, but the last event was recorded "
+            f"{last:%Y-%m-%d %H:%M}. A clock was set back; set it right."
+        )
+
+
+def _start(archive: Archive, plan_id: UUID, now: datetime) -> Plan:
+    with transaction(archive.connections) as conn:
+        plan = show(conn, plan_id, lock=True)
+        if plan.proposal.state != "approved":
+            raise Refused(
+                f"refusing to execute plan {plan_id}: it is {plan.state}, and nothing is destroyed without two "
+                "signatures. `muniment disposition show` says what it waits for."
+            )
+        if plan.started_at is None:
+            conn.execute("UPDATE plans SET started_at = %s WHERE plan_id = %s", (now, plan_id))
+            detail = {"plan": str(plan_id), "state": "executing"}
+            ledger.append(conn, [Event("poa", now, archive.agent, (plan_id,), detail=detail)], now)
+        return show(conn, plan_id)
+
+
+def _work(run: _Run, state: RecordState, actions: Sequence[str] = tuple(Action)) -> Iterator[list[UUID]]:
+    """Approved items that are open and whose record is in `state`; whole units, about _AT_ONCE records at a time."""
+    with transaction(run.archive.connections) as conn:
+        units = conn.execute(
+            """SELECT array_agg(i.record_id ORDER BY i.record_id)
+                 FROM plan_items i JOIN records r USING (record_id)
+                WHERE i.plan_id = %s AND i.open AND i.decision = 'approve' AND r.state = %s AND i.action = ANY(%s)
+                GROUP BY i.unit_id ORDER BY i.unit_id""",
+            (run.plan.id, state.value, list(actions)),
+        ).fetchall()
+    ids: list[UUID] = []
+    for (members,) in units:
+        if ids and len(ids) + len(members) > _AT_ONCE:
+            yield ids
+            ids = []
+        ids = ids + members
+    if ids:
+        yield ids
+
+
+# ---------------------------------------------------------------- T1
+
+
+def _take(run: _Run, ids: Sequence[UUID]) -> list[UUID]:
+    """T1: decide again; mark what may go as destroying, close what may not. Final."""
+    archive, now = run.archive, run.clock()
+    locked = _locked_in_vault(archive, ids, now)
+    with transaction(archive.connections) as conn:
+        holds.shared(conn)
+        rows = conn.execute(
+            """SELECT r.record_id, r.state, r.class_key = i.class_key, i.unit_id, i.action
+                 FROM records r JOIN plan_items i USING (record_id)
+                WHERE i.plan_id = %s AND i.open AND r.record_id = ANY(%s) ORDER BY r.record_id FOR UPDATE OF r, i""",
+            (run.plan.id, list(ids)),
+        ).fetchall()
+        kept = {
+            record: "changed" for record, state, same_class, _, _ in rows if state != RecordState.KEPT or not same_class
+        }
+        waiting = [row[0] for row in rows if row[0] not in kept]
+        planned = {row[0]: Action(row[4]) for row in rows}
+        kept |= dict.fromkeys(_locked(conn, waiting, now) | locked, "due-locked")
+        for schedule in _schedules(conn, run.plan):
+            kept |= _not_due(conn, schedule, waiting, planned, engine.today(schedule, now))
+        if run.accepted is not None:
+            kept |= {record: "not-accepted" for record in waiting if record not in run.accepted}
+        split = {row[3] for row in rows if row[0] in kept}  # a unit goes whole, or not at all
+        kept |= {row[0]: "unit-kept" for row in rows if row[3] in split and row[0] not in kept}
+        going = [row[0] for row in rows if row[0] not in kept]
+        conn.execute("UPDATE records SET state = %s WHERE record_id = ANY(%s)", (RecordState.DESTROYING, going))
+        conn.execute(
+            """UPDATE plan_items i SET open = false, outcome = k.code, ended_at = %s
+                 FROM unnest(%s::uuid[], %s::text[]) AS k(record_id, code)
+                WHERE i.plan_id = %s AND i.record_id = k.record_id""",
+            (now, list(kept), list(kept.values()), run.plan.id),
+        )
+        events = [
+            Event("dea", now, archive.agent, part, detail={"plan": str(run.plan.id), "state": "destroying"})
+            for part in cut(going)
+        ]
+        for code, records in _by_code(kept).items():
+            detail = {"plan": str(run.plan.id), "kept": code}
+            events += [Event("app", now, archive.agent, part, "failure", detail) for part in cut(records)]
+        ledger.append(conn, events, now)
+    run.progress(len(kept))
+    return going
+
+
+def _by_code(kept: dict[UUID, str]) -> dict[str, list[UUID]]:
+    found: dict[str, list[UUID]] = {}
+    for record, code in sorted(kept.items()):
+        found.setdefault(code, []).append(record)
+    return found
+
+
+def _schedules(conn: Connection, plan: Plan) -> list[Schedule]:
+    """That of the plan and the present one: both must agree."""
+    current = policy.current(conn)
+    of_plan = policy.of_version(conn, plan.schedule_version)
+    return [current.schedule] if current.version == of_plan.version else [of_plan.schedule, current.schedule]
+
+
+def _not_due(
+    conn: Connection, schedule: Schedule, ids: Sequence[UUID], planned: dict[UUID, Action], today: date
+) -> dict[UUID, str]:
+    """Why a record may not go under this schedule today; what may is not in the answer."""
+    by_set = {found.record_id for found in eligibility.due_records(conn, schedule, today, only=ids)}
+    found: dict[UUID, str] = {}
+    for record, facts in catalog.facts_of(conn, ids).items():
+        decision = engine.decide(facts, schedule, today)
+        if why := _why_not(decision, planned[record], facts.not_before, today):
+            found[record] = why
+        elif record not in by_set:
+            found[record] = "unit-not-due"
+    return found | {record: "changed" for record in ids if record not in found and record not in by_set}
+
+
+def _why_not(decision: Decision, planned: Action, not_before: date | None, today: date) -> str | None:
+    if decision.holds:
+        return "held"
+    if not_before is not None and today < not_before:
+        return "extended"
+    if not decision.due:
+        return "not-due"
+    if "UNVERIFIED" in decision.findings:
+        return "unverified"
+    if STRENGTH[decision.action] > STRENGTH[planned]:
+        return "other-action"
+    return None
+
+
+def _locked(conn: Connection, ids: Sequence[UUID], now: datetime) -> set[UUID]:
+    """Records with a lock that has not ended, set or still to be set; or whose flag of a former hold still stands."""
+    rows = conn.execute(
+        """SELECT subject_id FROM object_locks
+            WHERE subject_id = ANY(%(ids)s)
+              AND greatest(wanted_until, coalesce(actual_until, queued_at + %(short)s)) > %(now)s
+           UNION SELECT subject_id FROM hold_flags WHERE subject_id = ANY(%(ids)s) AND (wanted OR actual IS NOT FALSE)""",
+        {"ids": list(ids), "now": now, "short": SHORT},
+    )
+    return {row[0] for row in rows}
+
+
+def _locked_in_vault(archive: Archive, ids: Sequence[UUID], now: datetime) -> set[UUID]:
+    """Of the records that were ever locked, those that the vault itself still keeps."""
+    with transaction(archive.connections) as conn:
+        rows = conn.execute(
+            "SELECT subject_id, object_key, version FROM object_locks WHERE subject_id = ANY(%s)", (list(ids),)
+        ).fetchall()
+
+    def kept(row: tuple[UUID, str, str]) -> UUID | None:
+        try:
+            seen = archive.vault.stat(row[1], row[2])
+        except NotFound:
+            return None
+        return row[0] if seen.hold or (seen.lock is not None and seen.lock.until > now) else None
+
+    with ThreadPoolExecutor(archive.settings.vault_threads, "locks") as threads:
+        return {found for found in threads.map(kept, rows) if found is not None}
+
+
+def _destroy(run: _Run, ids: Sequence[UUID]) -> None:
+    run.failed += erasure.destroy(run.archive, run.plan.id, ids, run.clock)
+    run.progress(len(ids))
+
+
+# ---------------------------------------------------------------- handed on
+
+
+def bag_folder(archive: Archive, plan_id: UUID) -> Path:
+    """Where the bag of a transfer stands."""
+    return archive.settings.root / "transfers" / str(plan_id)
+
+
+def _transfer(run: _Run) -> None:
+    """Write the bag; once the receiver has acknowledged it, destroy here what was accepted."""
+    archive = run.archive
+    with transaction(archive.connections) as conn:
+        sent = conn.execute("SELECT acknowledged_at FROM transfers WHERE plan_id = %s", (run.plan.id,)).fetchone()
+    batches = list(_work(run, RecordState.KEPT, ("transfer",)))
+    if sent is None and batches:
+        ids = [record for part in batches for record in part]
+        bag = packages.write_bag(
+            archive,
+            ids,
+            bag_folder(archive, run.plan.id),
+            purpose=Purpose.TRANSFER,
+            identifier=f"muniment-transfer-{run.plan.id}",
+            clock=run.clock,
+        )
+        now = run.clock()
+        with transaction(archive.connections) as conn:
+            conn.execute(
+                "INSERT INTO transfers (plan_id, bag_digest, written_at) VALUES (%s, %s, %s)",
+                (run.plan.id, bag.digest, now),
+            )
+            ledger.append(conn, packages.handed_out(bag, Purpose.TRANSFER, archive.agent, now), now)
+    elif sent is not None and sent[0] is not None and batches:
+        run.accepted = frozenset(_receipt(archive, run.plan.id).accepted)
+        for part in batches:
+            _destroy(run, _take(run, part))
+
+
+def acknowledge(archive: Archive, plan_id: UUID, receipt: Path, now: datetime) -> Acknowledgement:
+    """Enter the receiver's acknowledgement of a bag. Raises Refused for another bag's, UsageError."""
+    found = acknowledgements.read_acknowledgement(receipt, bags.read_bag(bag_folder(archive, plan_id)))
+    content = receipt.read_bytes()
+    kept = _receipt_file(archive, plan_id)
+    with transaction(archive.connections) as conn:
+        row = conn.execute("SELECT acknowledgement FROM transfers WHERE plan_id = %s FOR UPDATE", (plan_id,)).fetchone()
+        if row is None:
+            raise UsageError(f"plan {plan_id}: no bag was handed out. Execute it first.")
+        digest = certificate.digest(content)
+        if row[0] is not None and bytes(row[0]) != digest:
+            raise Refused(f"refusing another acknowledgement of plan {plan_id}: one was entered before.")
+        if row[0] is None:
+            certificate.write(kept, content)
+            conn.execute(
+                "UPDATE transfers SET acknowledgement = %s, acknowledged_at = %s WHERE plan_id = %s",
+                (digest, now, plan_id),
+            )
+            detail = {
+                "plan": str(plan_id),
+                "acknowledgement_sha256": digest.hex(),
+                "accepted": len(found.accepted),
+                "rejected": len(found.rejected),
+            }
+            ledger.append(conn, [Event("tra", now, archive.agent, (plan_id,), detail=detail)], now)
+    return found
+
+
+def _receipt_file(archive: Archive, plan_id: UUID) -> Path:
+    return archive.settings.root / "transfers" / f"{plan_id}.receipt.json"
+
+
+def _receipt(archive: Archive, plan_id: UUID) -> Acknowledgement:
+    bag = bags.read_bag(bag_folder(archive, plan_id))
+    return acknowledgements.read_acknowledgement(_receipt_file(archive, plan_id), bag)
+
+
+# ---------------------------------------------------------------- the end
+
+
+def _close(run: _Run) -> None:
+    """When nothing is open any more: sweep descriptor objects that describe nobody, issue the certificate."""
+    with transaction(run.archive.connections) as conn:
+        if conn.execute("SELECT 1 FROM plan_items WHERE plan_id = %s AND open LIMIT 1", (run.plan.id,)).fetchone():
+            return
+    erasure.sweep_descriptors(run.archive)
+    # The receiver has it; here it would be a copy without a key.
+    shutil.rmtree(bag_folder(run.archive, run.plan.id), ignore_errors=True)
+    certificate.issue(run.archive, run.plan.id, run.clock)

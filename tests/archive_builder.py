@@ -1,0 +1,167 @@
+"""Records for tests, captured through the real door, without reading files: documents of a few words each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from retention import approvals, capture, engine, policy, runs, signatures
+from retention.archive import Archive
+from retention.database import transaction
+from retention.model import Batch, Deposit, Description, Sighting, Unit, new_id
+
+Clock = Callable[[], datetime]
+KEYS = {name: Ed25519PrivateKey.generate() for name in ("Ruth Levi", "Dan Cohen", "Noa Bar")}
+
+SCHEDULE = """\
+version: 1
+title: For tests
+timezone: UTC
+disposition: {limit_records: 1000, limit_percent: 100, term: P3M, certificates: SYS-CERT}
+anchors:
+  house: &house {citation: House policy, verified_on: 2020-01-01, verified_by: Ruth Levi}
+classes:
+  - id: SHORT
+    title: Kept a year
+    action: destroy
+    rules: [{id: short, trigger: received, period: P1Y, verified: true, authority: *house}]
+  - id: DESCRIBED
+    title: Kept a year, remembered
+    action: destroy
+    tombstone: descriptive
+    rules: [{id: described, trigger: received, period: P1Y, verified: true, authority: *house}]
+  - id: STAGED
+    title: Reviewed twice
+    action: review
+    review: [{name: owner, lapse: P10D}, {name: officer, lapse: P20D}]
+    rules: [{id: staged, trigger: received, period: P1Y, verified: true, authority: *house}]
+  - id: LAW
+    title: Can only be lengthened
+    action: destroy
+    regulatory: true
+    rules: [{id: law, trigger: received, period: P2Y, verified: true, authority: *house, ceiling: P12Y}]
+  - id: LONG
+    title: Kept long
+    action: destroy
+    rules: [{id: long, trigger: received, period: P30Y, verified: true, authority: *house}]
+  - id: DRAFT
+    title: Not verified
+    action: destroy
+    rules: [{id: draft, trigger: received, period: P1Y, authority: {citation: To be checked}}]
+  - id: NOTICED
+    title: Announced before
+    action: destroy
+    rules:
+      - id: noticed
+        trigger: received
+        period: P1Y
+        notify_before: P3M
+        verified: true
+        authority: *house
+  - id: HANDED
+    title: Handed to the state archives
+    action: transfer
+    rules: [{id: handed, trigger: received, period: P1Y, verified: true, authority: *house}]
+  - id: LOCKED
+    title: Written once
+    action: destroy
+    worm: governance
+    rules: [{id: locked, trigger: received, period: P1Y, verified: true, authority: *house}]
+  - id: SYS-CERT
+    title: Execution certificates
+    rules: [{id: certificates, trigger: received, cutoff: year_end, period: P10Y, authority: {citation: House policy}}]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document to be captured, with what is inside it."""
+
+    class_id: str
+    text: str
+    received: date = date(2020, 1, 15)
+    children: int = 0
+    aggregation: UUID | None = None
+
+
+def load(archive: Archive, clock: Clock, text: str = SCHEDULE) -> None:
+    policy.load(archive, text, "test.yaml", clock())
+
+
+def enrol(archive: Archive, clock: Clock) -> None:
+    """Ruth Levi, Dan Cohen and Noa Bar may sign."""
+    first, second, third = KEYS
+    approvals.enrol(archive, first, signatures.public_of(KEYS[first]), clock())
+    statement = approvals.enrolment(archive, second, signatures.public_of(KEYS[second]))
+    approvals.enrol(
+        archive, second, signatures.public_of(KEYS[second]), clock(), signatures.sign(KEYS[first], statement.encode())
+    )
+    waiting = approvals.enrol(archive, third, signatures.public_of(KEYS[third]), clock())
+    if waiting is not None:
+        effects = {approvals.Kind.ENROLMENT: approvals.enrol_approved}
+        for name in (first, second):
+            armored = signatures.sign(KEYS[name], (waiting.statement or "").encode())
+            approvals.sign(archive, waiting.id, armored, clock(), effects)
+
+
+def capture_all(archive: Archive, documents: Sequence[Document], clock: Clock, folder: Path) -> list[UUID]:
+    """Capture documents in one batch; returns their records, parents only."""
+    with transaction(archive.connections) as conn:
+        version = policy.current(conn)
+    run_id = new_id(clock())
+    runs.start(archive, run_id, "tests", version.version, clock())
+    folder.mkdir(exist_ok=True)
+    units = [_unit(archive, document, clock, folder / str(n)) for n, document in enumerate(documents)]
+    capture.capture(archive, Batch(run_id=run_id, number=0, admitted=tuple(units)), clock)
+    runs.close(archive, run_id, len(units), 0, clock())
+    with transaction(archive.connections) as conn:
+        for unit, document in zip(units, documents, strict=True):
+            if document.aggregation is not None:
+                ids = [deposit.record_id for deposit in unit.deposits]
+                conn.execute(
+                    "UPDATE records SET aggregation_id = %s WHERE record_id = ANY(%s)", (document.aggregation, ids)
+                )
+    return [unit.deposits[0].record_id for unit in units]
+
+
+def _unit(archive: Archive, document: Document, clock: Clock, path: Path) -> Unit:
+    parent: UUID | None = None
+    deposits = []
+    for number in range(document.children + 1):
+        content = f"{document.text} {number}".encode()
+        part = path.with_name(f"{path.name}-{number}")
+        part.write_bytes(content)
+        described = Description(
+            name=f"{document.text}.txt", source="tests", place=f"{document.text}/{number}", title=document.text
+        )
+        record_id = new_id(clock())
+        wanted = ("governance", clock() + timedelta(days=2)) if document.class_id == "LOCKED" else None
+        deposits.append(
+            Deposit(
+                record_id=record_id,
+                path=part,
+                sha256=sha256(content).digest(),
+                size=len(content),
+                class_id=document.class_id,
+                rule="test",
+                description=described,
+                received=document.received,
+                parent_id=parent,
+                wanted_lock=wanted,
+            )
+        )
+        parent = parent or record_id
+    place = archive.safe.place("tests", document.text)
+    seen = Sighting(place, archive.safe.content(deposits[0].sha256))
+    return Unit(seen, tuple(deposits))
+
+
+def today(archive: Archive, clock: Clock) -> date:
+    with transaction(archive.connections) as conn:
+        return engine.today(policy.current(conn).schedule, clock())

@@ -1,0 +1,404 @@
+"""Disposition from due to certificate: what goes, what stays and why, and what nobody can make it do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from retention import approvals, catalog, descriptors, holds, ledger, policy, signatures
+from retention.approvals import Kind
+from retention.archive import Archive, load_key
+from retention.database import transaction
+from retention.disposition import certificate, execution, plans, proposing, reviewing
+from retention.disposition.execution import Executed
+from retention.disposition.reviewing import Decided, Decision, Selection
+from retention.errors import NotFound, Refused, UsageError
+from retention.hold_register import Mode
+from retention.hold_scopes import Scope
+from retention.holds import Matter
+from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
+
+Clock = Callable[[], datetime]
+EVERYTHING = Selection(everything=True)
+APPROVE = Decided(Decision.APPROVE)
+EFFECTS = {Kind.DISPOSITION: reviewing.approved}
+
+
+@pytest.fixture
+def ready(archive: Archive, clock: Clock) -> Archive:
+    load(archive, clock)
+    enrol(archive, clock)
+    return archive
+
+
+def sign(archive: Archive, plan_id: UUID, clock: Clock, *names: str) -> None:
+    with transaction(archive.connections) as conn:
+        statement = approvals.show(conn, plan_id).statement
+    assert statement is not None
+    for name in names or ("Ruth Levi", "Dan Cohen"):
+        approvals.sign(archive, plan_id, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
+
+
+def approve_all(archive: Archive, clock: Clock) -> UUID:
+    proposed = proposing.propose(archive, clock())
+    assert proposed.plan is not None
+    while state(archive, proposed.plan) == "review":
+        reviewing.review(archive, proposed.plan, EVERYTHING, APPROVE, clock())
+    sign(archive, proposed.plan, clock)
+    return proposed.plan
+
+
+def state(archive: Archive, plan_id: UUID) -> str:
+    with transaction(archive.connections) as conn:
+        return plans.show(conn, plan_id).state
+
+
+def states(archive: Archive) -> dict[UUID, int]:
+    with transaction(archive.connections) as conn:
+        return dict(conn.execute("SELECT record_id, state FROM records").fetchall())
+
+
+def run(archive: Archive, plan_id: UUID, clock: Clock) -> Executed:
+    return execution.execute(archive, plan_id, clock)
+
+
+def text_of(archive: Archive) -> list[str]:
+    """Every key of the vault."""
+    return [stored.key for stored in archive.vault.list()]
+
+
+def test_from_due_to_certificate(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    old = capture_all(ready, [Document("SHORT", f"old {n}") for n in range(3)], clock, tmp_path / "in")
+    young = capture_all(ready, [Document("SHORT", "young", date(2026, 11, 1))], clock, tmp_path / "in2")
+    plan_id = approve_all(ready, clock)
+    with transaction(ready.connections) as conn:
+        plan = plans.show(conn, plan_id)
+    assert (plan.state, plan.items, plan.over_limit) == ("approved", 3, ())
+    assert {s for r, s in states(ready).items()} == {1}  # nothing is gone before it is executed
+    done = run(ready, plan_id, clock)
+    assert done.outcomes == {"destroyed": 3} and done.failed == ()
+    found = states(ready)
+    assert [found[r] for r in old] == [3, 3, 3] and found[young[0]] == 1
+    assert not any(str(r) in key for r in old for key in text_of(ready))
+    assert any(str(young[0]) in key for key in text_of(ready))
+    with transaction(ready.connections) as conn:
+        for record in old:
+            with pytest.raises(NotFound):
+                load_key(conn, ready.safe, record)
+        for table in ("descriptions", "descriptor_lines", "sightings", "findings"):
+            query = f"SELECT count(*) FROM {table} WHERE subject_id = ANY(%s)"
+            assert conn.execute(query.encode(), (old,)).fetchone() == (0,), table
+        rows = conn.execute("SELECT record_id, outcome, rule_id, retain_until FROM tombstones ORDER BY 1").fetchall()
+    assert rows == [(r, "destroyed", "short", date(2021, 1, 15)) for r in sorted(old)]
+    assert done.certificate_id is not None
+    assert run(ready, plan_id, clock) == done  # once; again answers what was done
+
+
+def test_the_certificate_says_what_was_done_and_its_signatures_hold(
+    ready: Archive, clock: Clock, tmp_path: Path
+) -> None:
+    (record,) = capture_all(ready, [Document("SHORT", "the only one")], clock, tmp_path / "in")
+    done = run(ready, approve_all(ready, clock), clock)
+    assert done.certificate_id is not None
+    content = certificate.read(ready, done.plan_id)
+    stated = certificate.verify(content)
+    (item,) = stated["items"]
+    assert (item["record"], item["outcome"], item["rule"]) == (str(record), "destroyed", "short")
+    assert item["citation"] == "House policy"
+    for one in stated["signatures"]:
+        key = signatures.verify(one["signature"], stated["statement"].encode())
+        assert signatures.public_line(key) == one["key"]
+    assert "the only one" not in json.dumps(stated)
+    with pytest.raises(Exception, match="was changed"):
+        certificate.verify(content.replace(b'"destroyed"', b'"kept-away"'))
+    with transaction(ready.connections) as conn:
+        facts = catalog.facts(conn, done.certificate_id)
+        assert facts.class_ids == ("SYS-CERT",)
+        assert conn.execute("SELECT 1 FROM runs WHERE state <> 'complete'").fetchone() is None
+
+
+def test_nothing_without_two_signatures(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("SHORT", "x")], clock, tmp_path / "in")
+    proposed = proposing.propose(ready, clock())
+    assert proposed.plan is not None
+    with pytest.raises(Refused, match="it is review"):
+        run(ready, proposed.plan, clock)
+    with pytest.raises(AssertionError):  # no statement yet
+        sign(ready, proposed.plan, clock)
+    reviewing.review(ready, proposed.plan, EVERYTHING, APPROVE, clock())
+    sign(ready, proposed.plan, clock, "Ruth Levi")
+    with pytest.raises(Refused, match="it is signing"):
+        run(ready, proposed.plan, clock)
+    with pytest.raises(psycopg.Error), transaction(ready.connections) as conn:
+        conn.execute("UPDATE proposals SET state = 'approved', decided_at = now() WHERE kind = 'disposition'")
+    assert set(states(ready).values()) == {1}
+
+
+@pytest.mark.parametrize("when", ["proposed", "reviewed", "approved"])
+def test_a_hold_wins_whenever_it_comes(ready: Archive, clock: Clock, tmp_path: Path, when: str) -> None:
+    held, free = capture_all(ready, [Document("SHORT", "held"), Document("SHORT", "free")], clock, tmp_path / "in")
+
+    def hold(at: str) -> None:
+        if at == when:
+            matter = Matter("Levi v. Cohen", "court order", date(2027, 6, 1))
+            holds.place(ready, Scope(records=(held,)), Mode.STATIC, matter, clock())
+
+    proposed = proposing.propose(ready, clock())
+    assert proposed.plan is not None
+    hold("proposed")
+    reviewing.review(ready, proposed.plan, EVERYTHING, APPROVE, clock())
+    hold("reviewed")
+    sign(ready, proposed.plan, clock)
+    hold("approved")
+    done = run(ready, proposed.plan, clock)
+    assert done.outcomes == {"destroyed": 1, "held": 1}
+    assert (states(ready)[held], states(ready)[free]) == (1, 3)
+    with transaction(ready.connections) as conn:
+        assert descriptors.read_line(ready, conn, held).title == "held"
+
+
+def test_a_schedule_that_keeps_longer_wins_over_an_approved_plan(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    (record,) = capture_all(ready, [Document("SHORT", "x")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    load(
+        ready,
+        clock,
+        SCHEDULE.replace("{id: short, trigger: received, period: P1Y", "{id: short, trigger: received, period: P20Y"),
+    )
+    assert run(ready, plan_id, clock).outcomes == {"not-due": 1}
+    assert states(ready)[record] == 1
+
+
+def test_what_is_proposed_for_a_later_day_is_not_done_before_it(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("SHORT", "young", date(2026, 11, 1))], clock, tmp_path / "in")
+    assert proposing.propose(ready, clock()).plan is None
+    proposed = proposing.propose(ready, clock(), as_of=date(2028, 1, 1))
+    assert proposed.plan is not None
+    reviewing.review(ready, proposed.plan, EVERYTHING, APPROVE, clock())
+    sign(ready, proposed.plan, clock)
+    assert run(ready, proposed.plan, clock).outcomes == {"not-due": 1}
+
+
+def test_an_unverified_rule_proposes_and_never_destroys(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("DRAFT", "x")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    with transaction(ready.connections) as conn:
+        assert plans.show(conn, plan_id).classes[0].unverified == ("draft",)
+    assert run(ready, plan_id, clock).outcomes == {"unverified": 1}
+
+
+def test_two_stages_and_the_four_decisions(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    ids = capture_all(ready, [Document("STAGED", f"s{n}") for n in range(4)], clock, tmp_path / "in")
+    proposed = proposing.propose(ready, clock())
+    plan_id = proposed.plan
+    assert plan_id is not None
+    reviewing.review(ready, plan_id, EVERYTHING, APPROVE, clock())
+    with transaction(ready.connections) as conn:
+        (of,) = plans.show(conn, plan_id).classes
+    assert (of.stage, of.stages, of.undecided) == (2, ("owner", "officer"), 4)
+    one, two, three, four = ids
+    extend = Decided(Decision.EXTEND, "still-in-use", not_before=date(2027, 5, 1))
+    relabel = Decided(Decision.RELABEL, "wrong-class", to_class="LONG")
+    hold = Decided(Decision.HOLD, matter=Matter("Audit", "CFO", date(2027, 1, 1)))
+    for record, decided in ((one, APPROVE), (two, extend), (three, relabel), (four, hold)):
+        assert reviewing.review(ready, plan_id, Selection(records=(record,)), decided, clock()) == 1
+    assert state(ready, plan_id) == "signing"
+    with transaction(ready.connections) as conn:
+        statement = approvals.show(conn, plan_id).statement or ""
+        assert catalog.facts(conn, four).holds  # at once
+        assert catalog.facts(conn, two).not_before is None  # with the signatures
+    for line in ("destroy   1 records of STAGED", "extend    1", "relabel   1", "hold      1"):
+        assert line in statement
+    sign(ready, plan_id, clock)
+    with transaction(ready.connections) as conn:
+        assert catalog.facts(conn, two).not_before == date(2027, 5, 1)
+        assert catalog.facts(conn, three).class_ids == ("LONG",)
+    outcomes = run(ready, plan_id, clock).outcomes
+    assert outcomes == {"destroyed": 1, "extended": 1, "relabelled": 1, "held": 1}
+    assert proposing.propose(ready, clock()).plan is None  # the extended one waits
+
+
+def test_what_a_reviewer_may_not_decide(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    short, law = capture_all(
+        ready, [Document("SHORT", "a"), Document("LAW", "b", date(2015, 3, 1))], clock, tmp_path / "in"
+    )
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+
+    def decide(record: UUID, decided: Decided) -> int:
+        return reviewing.review(ready, plan_id, Selection(records=(record,)), decided, clock())
+
+    with pytest.raises(UsageError, match="twelve months"):
+        decide(short, Decided(Decision.EXTEND, "why-not", not_before=date(2029, 1, 1)))
+    with pytest.raises(UsageError, match="--reason"):
+        decide(short, Decided(Decision.EXTEND, "Because Dan said so", not_before=date(2027, 1, 1)))
+    with pytest.raises(Refused, match="its ceiling is 2027-03-01"):
+        decide(law, Decided(Decision.EXTEND, "why-not", not_before=date(2027, 6, 1)))
+    with pytest.raises(Refused, match="is regulatory"):
+        decide(law, Decided(Decision.RELABEL, "wrong-class", to_class="SHORT"))
+    with pytest.raises(UsageError, match="has no class"):
+        decide(short, Decided(Decision.RELABEL, "wrong-class", to_class="NOPE"))
+    with pytest.raises(UsageError, match="nothing of it was named"):
+        decide(uuid4(), APPROVE)
+    assert decide(law, Decided(Decision.RELABEL, "wrong-class", to_class="LONG")) == 1
+    assert decide(short, APPROVE) == 1
+    with pytest.raises(Refused, match="it is signing"):
+        decide(short, APPROVE)
+
+
+def test_stages_lapse_and_a_last_one_expires_the_plan(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("STAGED", "x")], clock, tmp_path / "in")
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+    assert proposing.propose(ready, clock()).in_other_plans == 1  # in one open plan at most
+    later = clock() + timedelta(days=11)
+    assert reviewing.advance(ready, later) == ()
+    with transaction(ready.connections) as conn:
+        assert plans.show(conn, plan_id).classes[0].stage == 2
+    assert reviewing.advance(ready, later + timedelta(days=19)) == ()
+    assert reviewing.advance(ready, later + timedelta(days=22)) == (plan_id,)
+    assert state(ready, plan_id) == "expired"
+    again = proposing.propose(ready, clock())
+    assert again.items == 1  # free again
+
+
+def test_a_term_ends(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("SHORT", "x")], clock, tmp_path / "in")
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+    reviewing.review(ready, plan_id, EVERYTHING, APPROVE, clock())
+    assert reviewing.advance(ready, datetime(2027, 2, 1, tzinfo=UTC)) == ()
+    assert reviewing.advance(ready, datetime(2027, 3, 1, tzinfo=UTC)) == (plan_id,)
+    assert state(ready, plan_id) == "expired"
+    with pytest.raises(Refused):
+        sign(ready, plan_id, clock)
+
+
+def test_above_a_limit_a_third_must_sign(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    load(ready, clock, SCHEDULE.replace("limit_records: 1000", "limit_records: 2"))
+    capture_all(ready, [Document("SHORT", f"x{n}") for n in range(3)], clock, tmp_path / "in")
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+    reviewing.review(ready, plan_id, EVERYTHING, APPROVE, clock())
+    sign(ready, plan_id, clock)
+    assert state(ready, plan_id) == "signing"
+    with transaction(ready.connections) as conn:
+        found = approvals.show(conn, plan_id)
+        assert "3 of the 3 records of SHORT: a third person must sign" in (found.statement or "")
+    sign(ready, plan_id, clock, "Noa Bar")
+    assert state(ready, plan_id) == "approved"
+
+
+def test_a_percentage_counts_from_a_few_records_on(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    load(ready, clock, SCHEDULE.replace("limit_percent: 100", "limit_percent: 10"))
+    documents = [Document("SHORT", f"x{n}", date(2020 if n < 3 else 2026, 11, 1)) for n in range(25)]
+    capture_all(ready, documents, clock, tmp_path / "in")
+    proposed = proposing.propose(ready, clock())
+    assert proposed.plan is not None
+    with transaction(ready.connections) as conn:
+        assert plans.show(conn, proposed.plan).over_limit == ("SHORT",)  # 3 of 25 is 12 %
+
+
+def test_families_go_whole(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    mail, other = capture_all(
+        ready, [Document("SHORT", "mail", children=2), Document("SHORT", "other", children=1)], clock, tmp_path / "in"
+    )
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+    with transaction(ready.connections) as conn:
+        (child,) = (
+            conn.execute("SELECT min(record_id::text)::uuid FROM records WHERE parent_id = %s", (mail,)).fetchone()
+            or ()
+        )
+    assert reviewing.review(ready, plan_id, Selection(records=(child,)), APPROVE, clock()) == 3
+    reviewing.review(ready, plan_id, EVERYTHING, APPROVE, clock())
+    sign(ready, plan_id, clock)
+    holds.place(ready, Scope(records=(child,)), Mode.STATIC, Matter("A", "B", date(2027, 1, 1)), clock())
+    done = run(ready, plan_id, clock)
+    assert done.outcomes == {"destroyed": 2, "held": 3}
+    assert states(ready)[mail] == 1 and states(ready)[other] == 3
+
+
+def test_a_lock_that_has_not_ended_keeps_key_and_bytes(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    (record,) = capture_all(ready, [Document("LOCKED", "x")], clock, tmp_path / "in")
+    done = run(ready, approve_all(ready, clock), clock)
+    assert done.outcomes == {"due-locked": 1}
+    with transaction(ready.connections) as conn:
+        load_key(conn, ready.safe, record)
+        assert descriptors.read_line(ready, conn, record).title == "x"
+        conn.execute(
+            "UPDATE object_locks SET wanted_until = %s, queued_at = %s", (clock(), datetime(2020, 1, 1, tzinfo=UTC))
+        )
+    # the catalog believes that it has ended: the vault is asked
+    assert run(ready, approve_all(ready, clock), clock).outcomes == {"due-locked": 1}
+    with transaction(ready.connections) as conn:
+        load_key(conn, ready.safe, record)
+
+
+def test_notices_come_first(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("NOTICED", "x"), Document("SHORT", "y")], clock, tmp_path / "in")
+    assert proposing.propose(ready, clock()).not_notified == 1
+    assert proposing.announce(ready, clock()) == {"NOTICED": 1}
+    assert proposing.announce(ready, clock()) == {}
+    with transaction(ready.connections) as conn:
+        assert conn.execute("SELECT count(*) FROM plan_items").fetchone() == (1,)
+        conn.execute("UPDATE notices SET notified_at = notified_at - interval '3 months'")
+    assert proposing.propose(ready, clock()).items == 1
+
+
+def test_a_descriptive_tombstone_and_an_opaque_one(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("DESCRIBED", "the plan of the house"), Document("SHORT", "y")], clock, tmp_path / "in")
+    run(ready, approve_all(ready, clock), clock)
+    with transaction(ready.connections) as conn:
+        rows = conn.execute("SELECT annex_id FROM tombstones WHERE annex_id IS NOT NULL").fetchall()
+        assert len(rows) == 1
+        assert descriptors.read_line(ready, conn, rows[0][0]).title == "the plan of the house"
+        assert descriptors.missing(conn) == 0
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=2), timedelta(days=400)])
+def test_a_clock_that_runs_ahead_destroys_nothing(
+    ready: Archive, clock: Clock, tmp_path: Path, ahead: timedelta
+) -> None:
+    (record,) = capture_all(ready, [Document("SHORT", "x")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    with pytest.raises(Refused, match="clock says"):
+        execution.execute(ready, plan_id, lambda: datetime.now(UTC) + ahead)
+    with pytest.raises(Refused, match="set back"):
+        execution.execute(ready, plan_id, lambda: datetime(2026, 11, 20, tzinfo=UTC))
+    assert states(ready)[record] == 1
+
+
+def test_two_executors_do_not_meet(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("SHORT", "x")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    with execution.alone(ready, plan_id), pytest.raises(Refused, match="another process"):
+        run(ready, plan_id, clock)
+    assert run(ready, plan_id, clock).outcomes == {"destroyed": 1}
+
+
+def test_events_are_on_every_record_and_name_nobody(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    (record,) = capture_all(ready, [Document("SHORT", "secret harvest")], clock, tmp_path / "in")
+    run(ready, approve_all(ready, clock), clock)
+    with transaction(ready.connections) as conn:
+        types = [e["type"] for e in catalog.history(conn, ready, record)]
+        entries = b"".join(bytes(row[0]) for row in conn.execute("SELECT entry FROM events"))
+        size, root = ledger.head(conn)
+    assert types == ["ing", "app", "app", "dea", "del"]
+    assert b"secret" not in entries and b"Ruth" not in entries
+    assert size > 0 and len(root) == 32
+
+
+def test_under_the_schedule_of_today_too(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("SHORT", "x")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    load(ready, clock, SCHEDULE.replace("title: For tests", "title: For tests, again"))
+    with transaction(ready.connections) as conn:
+        assert policy.current(conn).version == 2
+    assert run(ready, plan_id, clock).outcomes == {"destroyed": 1}
