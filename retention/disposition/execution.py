@@ -273,7 +273,8 @@ def _locked(conn: Connection, ids: Sequence[UUID], now: datetime) -> set[UUID]:
         """SELECT subject_id FROM object_locks
             WHERE subject_id = ANY(%(ids)s)
               AND greatest(wanted_until, coalesce(actual_until, queued_at + %(short)s)) > %(now)s
-           UNION SELECT subject_id FROM hold_flags WHERE subject_id = ANY(%(ids)s) AND (wanted OR actual IS NOT FALSE)""",
+           UNION SELECT subject_id FROM hold_flags
+            WHERE subject_id = ANY(%(ids)s) AND (wanted OR actual IS NOT FALSE)""",
         {"ids": list(ids), "now": now, "short": SHORT},
     )
     return {row[0] for row in rows}
