@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from retention import cli_holds, cli_schedule
+from retention import cli_approvals, cli_disposition, cli_holds, cli_schedule
 from retention.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, opened, table, tell
 from retention.config import workspace
 from retention.errors import UsageError
@@ -32,6 +32,9 @@ app = typer.Typer(
 )
 app.add_typer(cli_schedule.app, name="schedule")
 app.add_typer(cli_holds.app, name="hold")
+app.add_typer(cli_disposition.app, name="disposition")
+app.add_typer(cli_approvals.app, name="approval")
+app.add_typer(cli_approvals.approver_app, name="approver")
 
 
 @app.callback()

@@ -1,0 +1,21 @@
+"""What an approved proposal does, by its kind: the one place that knows who takes effect.
+
+Rules of this module:
+- Each effect runs in the transaction of the last signature (retention.approvals), or refuses, and then nothing was
+  signed either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from retention import approvals, holds
+from retention.approvals import Effect, Kind
+from retention.disposition import reviewing
+
+EFFECTS: Mapping[Kind, Effect] = {
+    Kind.DISPOSITION: reviewing.approved,
+    Kind.HOLD_RELEASE: holds.take_effect,
+    Kind.ENROLMENT: approvals.enrol_approved,
+    Kind.REVOCATION: approvals.revoke_approved,
+}
