@@ -296,6 +296,8 @@ class _Reading:
             self.problem((*path, "trigger"), said)
         if rule.occurrence is rules.Occurrence.FIRST and not rule.trigger.startswith("event:"):
             self.problem((*path, "occurrence"), "expected on an event, as other triggers occur once")
+        if rule.later_records is not rules.LaterRecords.STALE and not rule.trigger.startswith("event:"):
+            self.problem((*path, "later_records"), "expected on an event, as other triggers are the record's own")
         if rule.verified and (rule.authority.verified_on is None or not rule.authority.verified_by):
             said = "expected verified_on and verified_by, as the rule says that it is verified"
             self.problem((*path, "authority"), said)
