@@ -134,18 +134,20 @@ def resolve(conn: Connection, safe: Safe, scope: Scope) -> Named:
 
 
 def _with_those_below(conn: Connection, classes: Sequence[str]) -> set[str]:
-    found = set(classes)
-    if not found:
-        return found
-    try:
-        known = policy.current(conn).schedule.classes
-    except NotFound:
-        return found
-    size = 0
+    found, size = set(classes), 0
+    parents = _parents(conn) if found else {}
     while size != len(found):
         size = len(found)
-        found |= {one.id for one in known if one.parent in found}
+        found |= {class_id for class_id, parent in parents.items() if parent in found}
     return found
+
+
+def _parents(conn: Connection) -> dict[str, str | None]:
+    """The classes of the schedule in force, if there is one."""
+    try:
+        return {known.id: known.parent for known in policy.current(conn).schedule.classes}
+    except NotFound:
+        return {}
 
 
 def refuse_unknown(conn: Connection, scope: Scope, named: Named, *, dynamic: bool) -> None:
@@ -166,10 +168,10 @@ def refuse_unknown(conn: Connection, scope: Scope, named: Named, *, dynamic: boo
             raise UsageError(f"--text {scope.text!r}: expected words to look for, found none.")
     if dynamic:
         return
-    used = {row[0] for row in conn.execute("SELECT class_id FROM classes")}
+    classes = {row[0] for row in conn.execute("SELECT class_id FROM classes")} | _parents(conn).keys()
     for class_id in scope.classes:
-        if not _with_those_below(conn, [class_id]) & used:
-            raise NotFound(f"--class {class_id}: no record has that class or one below it. Nothing was held.")
+        if class_id not in classes:
+            raise NotFound(f"--class {class_id}: no record has it, nor does the schedule know it. Nothing was held.")
     queries: tuple[tuple[str, LiteralString, tuple[str, ...], tuple[UUID, ...]], ...] = (
         ("aggregation", _AGGREGATIONS, scope.aggregations, named.aggregations),
         ("source", _SOURCES, scope.sources, named.sources),
