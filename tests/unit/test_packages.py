@@ -272,12 +272,14 @@ def test_a_writer_that_is_killed_leaves_no_half_bag(tmp_path: Path, at: str, mon
     make(tmp_path / "bag")
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(Path, "rename", _dies_at_the_second(Path.rename))
-        with staged(tmp_path / "bag") as folder:
-            (folder / "half").touch()
-            if at == "in the block":
-                os.kill(os.getpid(), signal.SIGKILL)
-        os._exit(0)
+        try:  # whatever happens, the child does not go on as a second pytest
+            monkeypatch.setattr(Path, "rename", _dies_at_the_second(Path.rename))
+            with staged(tmp_path / "bag") as folder:
+                (folder / "half").touch()
+                if at == "in the block":
+                    os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert not (tmp_path / "bag" / "half").exists()
     assert make(tmp_path / "bag").path.is_dir()
