@@ -1,0 +1,249 @@
+"""Whatever breaks while a plan is made, signed or executed: run it again, and it ends as if nothing had broken.
+
+Every transaction is broken before and after its commit, every write to the vault before and after it persisted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from retention import approvals, holds, ledger, merkle, signatures
+from retention.archive import Archive
+from retention.database import Connection, transaction
+from retention.disposition import certificate, execution, plans, proposing, reviewing
+from retention.disposition.reviewing import Decided, Decision, Selection
+from retention.effects import EFFECTS
+from retention.errors import ServiceUnavailable
+from retention.hold_register import Mode
+from retention.hold_scopes import Scope
+from retention.holds import Matter
+from tests.archive_builder import KEYS, Document, capture_all, enrol, load
+
+Clock = Callable[[], datetime]
+
+
+class _Broken(Exception):
+    """The process died here; nothing of ours may handle it."""
+
+
+@dataclass
+class Writes:
+    """Counts writes, and dies at the nth: before it, or after it persisted."""
+
+    nth: int
+    persisted: bool
+    counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    died: bool = False
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        mine = next(self.counter) == self.nth
+        if mine and not self.persisted:
+            self.died = True
+            raise _Broken
+        yield
+        if mine:
+            self.died = True
+            raise _Broken
+
+
+@dataclass
+class BreakingPool:
+    """Connections whose commits are writes."""
+
+    inner: Any
+    writes: Writes
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        with ExitStack() as after, self.inner.connection() as conn:
+            yield conn
+            if conn.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,):
+                return  # it only read
+            one = self.writes.one()
+            one.__enter__()  # dies here, and the transaction is rolled back,
+            after.callback(one.__exit__, None, None, None)  # or there, when it is committed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@dataclass
+class BreakingVault:
+    inner: Any
+    writes: Writes
+
+    def put(self, *given: Any, **named: Any) -> Any:
+        with self.writes.one():
+            return self.inner.put(*given, **named)
+
+    def erase(self, key: str) -> int:
+        with self.writes.one():
+            gone: int = self.inner.erase(key)
+            return gone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@pytest.fixture
+def ready(archive: Archive, clock: Clock) -> Archive:
+    load(archive, clock)
+    enrol(archive, clock)
+    return archive
+
+
+def flow(archive: Archive, clock: Clock) -> UUID | None:
+    """What the people do, and do again after a crash: look where it stands, and go on."""
+    with transaction(archive.connections) as conn:
+        waiting = [p for p in plans.listed(conn) if p.state in ("review", "signing", "approved", "executing")]
+    plan_id = waiting[0].id if waiting else proposing.propose(archive, clock()).plan
+    if plan_id is None:
+        return None
+    if state(archive, plan_id) == "review":
+        reviewing.review(archive, plan_id, Selection(everything=True), Decided(Decision.APPROVE), clock())
+    if state(archive, plan_id) == "signing":
+        with transaction(archive.connections) as conn:
+            statement = approvals.show(conn, plan_id).statement or ""
+        for name in ("Ruth Levi", "Dan Cohen"):
+            approvals.sign(archive, plan_id, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
+    execution.execute(archive, plan_id, clock)
+    return plan_id
+
+
+def state(archive: Archive, plan_id: UUID) -> str:
+    with transaction(archive.connections) as conn:
+        return plans.show(conn, plan_id).state
+
+
+def assert_destroyed(archive: Archive, ids: list[UUID]) -> None:
+    asked = (ids,)
+    with transaction(archive.connections) as conn:
+        rows = conn.execute(
+            "SELECT state, count(*) FROM records WHERE record_id = ANY(%s) GROUP BY 1", asked
+        ).fetchall()
+        assert rows == [(3, len(ids))]
+        for table in ("subject_keys", "descriptions", "descriptor_lines", "sightings", "findings"):
+            query = f"SELECT count(*) FROM {table} WHERE subject_id = ANY(%s)"
+            assert conn.execute(query.encode(), asked).fetchone() == (0,), table
+        assert conn.execute("SELECT count(*) FROM tombstones WHERE record_id = ANY(%s)", asked).fetchone() == (
+            len(ids),
+        )
+        for code in ("dea", "del"):
+            told = conn.execute(
+                "SELECT count(*) FROM event_subjects JOIN events USING (position) "
+                "WHERE type = %s AND subject_id = ANY(%s)",
+                (code, ids),
+            ).fetchone()
+            assert told == (len(ids),), code
+        rows = conn.execute(
+            "SELECT DISTINCT p.certificate_id, p.plan_id FROM plan_items i JOIN plans p USING (plan_id) "
+            "WHERE record_id = ANY(%s) AND outcome = 'destroyed'",
+            asked,
+        ).fetchall()
+        ((issued, plan_id),) = rows
+        assert issued is not None
+        entries = conn.execute("SELECT position, entry FROM events ORDER BY position").fetchall()
+        assert [row[0] for row in entries] == [*range(len(entries))]
+        size, frontier = merkle.append(0, [], (merkle.leaf_hash(row[1]) for row in entries))
+        assert ledger.head(conn) == (size, merkle.root(frontier))
+    stated = certificate.verify(certificate.read(archive, plan_id))
+    assert {item["record"] for item in stated["items"]} >= {str(record) for record in ids}
+    assert not [stored.key for stored in archive.vault.list("records/") if UUID(stored.key.split("/")[1]) in ids]
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+@pytest.mark.parametrize("what", ["connections", "vault"])
+def test_every_write_from_plan_to_certificate(
+    ready: Archive, clock: Clock, tmp_path: Path, what: str, persisted: bool
+) -> None:
+    for nth in itertools.count(1):
+        documents = [Document("SHORT", f"{nth} {n}", children=n % 2) for n in range(3)]
+        parents = capture_all(ready, documents, clock, tmp_path / f"in{nth}")
+        with transaction(ready.connections) as conn:
+            rows = conn.execute(
+                "SELECT record_id FROM records WHERE record_id = ANY(%(p)s) OR parent_id = ANY(%(p)s)", {"p": parents}
+            )
+            ids = [row[0] for row in rows]
+        writes = Writes(nth, persisted)
+        breaking: Any = (
+            BreakingVault(ready.vault, writes) if what == "vault" else BreakingPool(ready.connections, writes)
+        )
+        try:
+            flow(replace(ready, **{what: breaking}), clock)
+        except _Broken:
+            assert writes.died
+            flow(ready, clock)
+        assert_destroyed(ready, ids)
+        if not writes.died:
+            break
+    assert nth > (5 if what == "vault" else 10)
+
+
+def test_a_vault_that_fails_on_one_record_stops_no_other(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    ids = capture_all(ready, [Document("SHORT", f"x{n}") for n in range(4)], clock, tmp_path / "in")
+
+    class Failing(BreakingVault):
+        def erase(self, key: str) -> int:
+            if str(ids[1]) in key:
+                raise ServiceUnavailable("the vault is away")
+            return int(self.inner.erase(key))
+
+    broken: Any = Failing(ready.vault, Writes(0, persisted=False))
+    plan_id = flow(replace(ready, vault=broken), clock)
+    assert plan_id is not None
+    found = execution.answer(ready, plan_id)
+    assert (found.outcomes, found.certificate_id) == ({"destroyed": 3, "open": 1}, None)
+    with transaction(ready.connections) as conn:
+        assert conn.execute("SELECT state FROM records WHERE record_id = %s", (ids[1],)).fetchone() == (2,)
+    again = execution.execute(replace(ready, vault=broken), plan_id, clock)
+    assert [record for record, _ in again.failed] == [ids[1]]  # red, with the list, as long as it fails
+    assert execution.execute(ready, plan_id, clock).outcomes == {"destroyed": 4}
+    assert_destroyed(ready, ids)
+
+
+def test_a_hold_in_the_middle_of_execution(
+    ready: Archive, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = capture_all(ready, [Document("SHORT", f"x{n}") for n in range(4)], clock, tmp_path / "in")
+    monkeypatch.setattr(execution, "_AT_ONCE", 2)
+    told: list[holds.Placed] = []
+
+    class Holding(BreakingVault):
+        def erase(self, key: str) -> int:
+            if not told:
+                matter = Matter("Levi v. Cohen", "court order", date(2027, 6, 1))
+                told.append(holds.place(ready, Scope(records=tuple(ids)), Mode.STATIC, matter, clock()))
+            return int(self.inner.erase(key))
+
+    monkeypatch.setattr("retention.disposition.erasure.ThreadPoolExecutor", OneThread)
+    broken: Any = Holding(ready.vault, Writes(0, persisted=False))
+    plan_id = flow(replace(ready, vault=broken), clock)
+    assert plan_id is not None
+    assert execution.answer(ready, plan_id).outcomes == {"destroyed": 2, "held": 2}
+    with transaction(ready.connections) as conn:
+        rows = conn.execute("SELECT record_id FROM records WHERE state = 3").fetchall()
+    assert {row[0] for row in rows} & set(ids) == set(told[0].too_late)
+
+
+class OneThread:
+    """In order, so that the hold comes before the first bytes go."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __enter__(self) -> OneThread:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def map(self, call: Callable[[Any], Any], rows: Any) -> Iterator[Any]:
+        return map(call, rows)
