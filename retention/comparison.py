@@ -92,17 +92,18 @@ def _class_changes(old: RecordClass | None, new: RecordClass) -> Iterator[Change
     for rule in new.rules:
         earlier = before.pop(rule.id, None)
         if earlier is None:
-            yield Change(new.id, rule.id, "rule", "", _terms(rule))
+            yield Change(new.id, rule.id, "rule", "", terms(rule))
             continue
         for name in (f.name for f in fields(rule) if f.name != "id"):
             was, is_now = getattr(earlier, name), getattr(rule, name)
             if was != is_now:
                 yield Change(new.id, rule.id, name, _shown(was, name), _shown(is_now, name))
     for rule in before.values():
-        yield Change(new.id, rule.id, "rule", _terms(rule), "")
+        yield Change(new.id, rule.id, "rule", terms(rule), "")
 
 
-def _terms(rule: Rule) -> str:
+def terms(rule: Rule) -> str:
+    """What a rule counts from, and for how long, in a few words."""
     cutoff = "" if rule.cutoff.unit is CutoffUnit.NONE else f", {rule.cutoff}"
     return f"{rule.trigger}{cutoff} + {rule.period}" if rule.period else f"{rule.trigger}, permanent"
 

@@ -4,6 +4,8 @@ Rules of this module:
 - Loading stores the file's bytes, its digest, who and when, and appends a policy assignment event, together.
 - A version is never changed or removed: the past stays explainable. The same file again is the same version.
 - The version loaded last is in force. A run of ingestion keeps the version it began with.
+- A load that would shorten a regulatory class is refused (rule 13): no person can approve it. What else would make
+  something due earlier is named by `advances`, for those who ask two people for it (rule 14).
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from importlib import resources
 
-from retention import engine, ledger, schedule
+from retention import comparison, engine, ledger, schedule
 from retention.archive import Archive
+from retention.comparison import Advance
 from retention.database import Connection, transaction
-from retention.errors import NotFound
+from retention.errors import NotFound, Refused
 from retention.ledger import Event
 from retention.model import new_id
 from retention.rules import Schedule
@@ -38,7 +41,8 @@ def sample() -> str:
 
 
 def load(archive: Archive, text: str, name: str, now: datetime) -> Version:
-    """Put a schedule in force. Raises ScheduleError with every mistake by line; then nothing is stored."""
+    """Put a schedule in force. Raises ScheduleError with every mistake by line, Refused where it would shorten a
+    regulatory class; then nothing is stored."""
     parsed = schedule.load(text, name)
     with transaction(archive.connections) as conn:
         # Two loads at once would both find that theirs is new.
@@ -46,6 +50,8 @@ def load(archive: Archive, text: str, name: str, now: datetime) -> Version:
         current = _newest(conn)
         if current is not None and current.schedule.digest == parsed.digest:
             return current
+        if current is not None:
+            _refuse_lowered(current, parsed, name, now)
         row = conn.execute(
             "INSERT INTO schedule_versions (digest, document, loaded_at, loaded_by) VALUES (%s, %s, %s, %s) "
             "RETURNING version",
@@ -55,6 +61,31 @@ def load(archive: Archive, text: str, name: str, now: datetime) -> Version:
         detail = {"schedule": row[0], "digest": parsed.digest, "classes": len(parsed.classes)}
         ledger.append(conn, [Event("poa", now, archive.agent, (new_id(now),), detail=detail)], now)
     return Version(row[0], parsed, now, new=True)
+
+
+def _refuse_lowered(current: Version, new: Schedule, name: str, now: datetime) -> None:
+    lowered = comparison.lowered(current.schedule, new, first_day(current.schedule, new, now))
+    if lowered:
+        listed = "\n".join(f"  {one}" for one in lowered)
+        raise Refused(
+            f"refusing to load {name}: it would shorten what is regulatory in version {current.version}, which can "
+            f"only be lengthened.\n{listed}\nMend these rules, or file such records in another class from now on."
+        )
+
+
+def first_day(old: Schedule, new: Schedule, now: datetime) -> date:
+    """The first day on which `new` can decide, if it is loaded at `now`."""
+    return min(engine.today(old, now), engine.today(new, now))
+
+
+def advances(conn: Connection, new: Schedule, now: datetime) -> tuple[Advance, ...]:
+    """What `new` could make due earlier than the version in force, if it is loaded at `now` (rule 14): empty if
+    nothing, or if none is in force. Such a load needs two people."""
+    found = _newest(conn)
+    if found is None:
+        return ()
+    used = {row[0] for row in conn.execute("SELECT class_id FROM classes")}
+    return comparison.advances(found.schedule, new, first_day(found.schedule, new, now), used)
 
 
 def current(conn: Connection) -> Version:
