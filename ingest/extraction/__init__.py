@@ -4,7 +4,7 @@ Rules of this package:
 - A format is one new file and one new line of `READERS`: the module `ingest.extraction.<name>` with a
   function `read(document: Document) -> Seen`. Modules are imported when their first document comes.
 - A reader runs only in a worker process with limits (ingest/extraction/workers.py); it may be killed at any
-  moment and leaves nothing but files under `document.scratch`.
+  moment and leaves nothing but files that `document.child` named.
 - A reader never raises for what a document may contain: what it could not read is a finding, what it could
   read is returned. An exception that escapes is a defect, and becomes EXTRACTION-CRASHED.
 - No network, no external entity, no path out of the scratch folder, no macro is ever run.
@@ -28,7 +28,13 @@ class Document:
     name: str
     mime: str
     limits: Limits
-    scratch: Path  # an empty folder of this document's own; children are written here
+    scratch: Path  # this document's own folder, made by `child`
+
+    def child(self, name: str) -> Path:
+        """Where a child is to be written. Most documents have none, and their folder is never made: to make
+        and remove one for each document, and one around it, took 1.7 ms."""
+        self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.scratch / name
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,7 +287,7 @@ class Children:
             expansion(self.seen, self.document)
             return False
         number = len(self.seen.children)
-        path = self.document.scratch / f"{number:06d}"
+        path = self.document.child(f"{number:06d}")
         path.write_bytes(data)
         self.seen.children.append(Embedded(clean_name(name, f"{otherwise}-{number + 1}"), path))
         return True

@@ -18,12 +18,12 @@ import math
 import shutil
 import stat
 import struct
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from uuid import uuid4
 
 from ingest.extraction import READERS, Document, Embedded, Seen
 from ingest.extraction.formats import EMPTY, UNKNOWN, is_textual
@@ -190,7 +190,8 @@ def _name_findings(name: str) -> list[Finding]:
 
 
 def _folder(scratch: Path) -> Path:
-    return Path(tempfile.mkdtemp(prefix="c-", dir=scratch))
+    """A name that no other document has; `Document.child` makes the folder."""
+    return scratch / f"c-{uuid4().hex}"
 
 
 def _read(reader: str, document: Document, findings: list[Finding]) -> Seen:

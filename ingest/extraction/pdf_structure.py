@@ -351,7 +351,7 @@ def attachments(reader: PdfReader, document: Document, seen: Seen) -> list[str]:
                 limit = document.limits.expanded_bytes
                 seen.findings.append(finding("EXPANSION-LIMIT", f"Attachments have over {limit:,} bytes."))
                 break
-            path = document.scratch / f"attachment-{len(names)}"
+            path = document.child(f"attachment-{len(names)}")
             path.write_bytes(content)
             seen.children.append(Embedded(name, path))
     except LimitReachedError:

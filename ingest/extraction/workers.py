@@ -25,7 +25,6 @@ import resource
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -35,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeAlias, TypeVar
+from uuid import uuid4
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -160,9 +160,7 @@ class Workers:
         self._busy = True
         run: _Run[Key] = _Run(self._pools, self._schedule, self._pool, self.limits)
         try:
-            tasks = (
-                _Task(key, path, name, Path(tempfile.mkdtemp(prefix="t-", dir=scratch))) for key, path, name in items
-            )
+            tasks = (_Task(key, path, name, scratch / f"t-{uuid4().hex}") for key, path, name in items)
             yield from run.results(tasks)
         finally:
             self._busy = False
@@ -272,7 +270,7 @@ class _Run(Generic[Key]):
 
     def _finished(self, task: _Task[Key], answer: _Answer) -> tuple[Key, Extraction]:
         with contextlib.suppress(OSError):
-            task.scratch.rmdir()  # stays if it holds children
+            task.scratch.rmdir()  # if it was made at all; stays if it holds children
         if isinstance(answer, Identification):
             assert task.verdict is not None
             answer = unread(task.path, task.name, answer, task.verdict)
@@ -282,7 +280,6 @@ class _Run(Generic[Key]):
         task.deaths += 1
         if task.deaths < 2 and not task.verdict:
             shutil.rmtree(task.scratch, ignore_errors=True)
-            task.scratch.mkdir()
             self.again.append(task)
             return None
         how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"

@@ -241,7 +241,7 @@ def test_a_reader_that_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_what_leaves_is_valid_whatever_a_reader_gave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def careless(document: Document) -> Seen:
-        child = document.scratch / "c"
+        child = document.child("c")
         child.write_bytes(b"words")
         return Seen(
             metadata={"title": "a\0b\ud800", "exif": {"x": float("nan"), "y": ["\udfff"]}, "unknown": 1, "pages": None},
