@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -44,24 +45,28 @@ from retention.errors import Damaged, NotFound, UsageError
 _SECRET_PREFIX = "age-secret-key-"  # noqa: S105 - bech32's human-readable part, not a secret
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RecordKey:
     """The X25519 secret of one record, quarantined document or pseudonym; opens and seals what is its own."""
 
     secret: bytes = field(repr=False)
 
-    @property
+    @cached_property  # a record is sealed twice, content and descriptor, and bech32 is slow
     def identity(self) -> pyrage.x25519.Identity:
         words = bech32.convertbits(self.secret, 8, 5, True) or []
         return pyrage.x25519.Identity.from_str(bech32.bech32_encode(_SECRET_PREFIX, words).upper())
 
+    @cached_property
+    def _recipient(self) -> pyrage.x25519.Recipient:
+        return self.identity.to_public()
+
     def seal(self, content: bytes) -> bytes:
         """`content` as an age file of its own; random, so sealing twice gives different bytes."""
-        return bytes(pyrage.encrypt(content, [self.identity.to_public()]))
+        return bytes(pyrage.encrypt(content, [self._recipient]))
 
     def seal_file(self, source: BinaryIO, target: BinaryIO) -> None:
         """The same, streamed: memory does not grow with the document."""
-        pyrage.encrypt_io(source, target, [self.identity.to_public()])
+        pyrage.encrypt_io(source, target, [self._recipient])
 
     def open(self, sealed: bytes) -> bytes:
         """Raises Damaged if the bytes were changed or are not sealed with this key."""
