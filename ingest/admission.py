@@ -107,6 +107,14 @@ def turned(file: SourceFile, found: Finding, now: datetime) -> Turned:
     return Turned(new_id(now), Description(name=name, source=file.source, place=file.place, findings=(coded,)))
 
 
+def destroyed_before(file: SourceFile, tombstone: UUID, now: datetime) -> Turned:
+    """A document that was destroyed once, by a plan: what stays destroyed is not admitted again (invariant 9)."""
+    said = (
+        f"These very bytes were record {tombstone}, which was destroyed. The source still has them: remove them there."
+    )
+    return turned(file, finding("KNOWN-DESTROYED", said), now)
+
+
 def describe(
     file: SourceFile,
     extraction: Extraction,

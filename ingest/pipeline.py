@@ -265,8 +265,12 @@ def _store_batch(archive: Archive, run: Run, reading: _Reading, scratch: Path, c
         if reading.read
         else None
     )
+    gone = capture.destroyed(archive, [one.sighting.content for one in reading.read])
     for index, one in enumerate(reading.read):
         assert validated is not None
+        if (tombstone := gone.get(one.sighting.content)) is not None:
+            turned.append((one.sighting, admission.destroyed_before(one.spooled.file, tombstone, reading.policy.now)))
+            continue
         match admission.admit(one, validated.documents[index], validated.findings[index], reading.policy):
             case Unit() as unit:
                 units.append(unit)

@@ -56,6 +56,13 @@ def known(archive: Archive, places: Sequence[bytes]) -> dict[bytes, tuple[bytes,
         return {bytes(row[0]): (bytes(row[1]), row[2] and bytes(row[2]), row[3]) for row in rows}
 
 
+def destroyed(archive: Archive, contents: Sequence[bytes]) -> dict[bytes, UUID]:
+    """Which of these bytes (by their HMAC) were a record that was destroyed: content -> record."""
+    with transaction(archive.connections) as conn:
+        rows = conn.execute("SELECT content, record_id FROM tombstones WHERE content = ANY(%s)", (list(contents),))
+        return {bytes(row[0]): row[1] for row in rows}
+
+
 def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], releasing: UUID | None = None) -> Committed:
     """Capture a decided batch; the time of record is read from `clock` when the vault has everything.
 

@@ -32,11 +32,12 @@ import psycopg
 from retention import acknowledgements, bags, catalog, eligibility, engine, holds, ledger, packages, policy
 from retention.acknowledgements import Acknowledgement
 from retention.archive import Archive
+from retention.bag_check import verify_bag
 from retention.database import Connection, transaction
 from retention.disposition import certificate, erasure
 from retention.disposition.plans import Plan, cut, show
 from retention.engine import Decision
-from retention.errors import NotFound, Refused, UsageError
+from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.locks import SHORT
 from retention.model import RecordState
@@ -327,6 +328,11 @@ def _transfer(run: _Run) -> None:
             identifier=f"muniment-transfer-{run.plan.id}",
             clock=run.clock,
         )
+        if wrong := verify_bag(bag.path, archive.settings.vault_threads):
+            raise Damaged(
+                f"bag {bag.path} is not what was written: {wrong[0].code} {wrong[0].message} Nothing was handed out; "
+                "look at the disk, move the bag away, then execute the plan again."
+            )
         now = run.clock()
         with transaction(archive.connections) as conn:
             conn.execute(
@@ -346,9 +352,16 @@ def acknowledge(archive: Archive, plan_id: UUID, receipt: Path, now: datetime) -
     content = receipt.read_bytes()
     kept = _receipt_file(archive, plan_id)
     with transaction(archive.connections) as conn:
-        row = conn.execute("SELECT acknowledgement FROM transfers WHERE plan_id = %s FOR UPDATE", (plan_id,)).fetchone()
+        row = conn.execute(
+            "SELECT acknowledgement, bag_digest FROM transfers WHERE plan_id = %s FOR UPDATE", (plan_id,)
+        ).fetchone()
         if row is None:
             raise UsageError(f"plan {plan_id}: no bag was handed out. Execute it first.")
+        if bytes(row[1]) != found.digest:
+            raise Refused(
+                f"refusing {receipt}: the bag at {bag_folder(archive, plan_id)} is not the one that was handed out "
+                f"(expected digest {bytes(row[1]).hex()}, found {found.digest.hex()}). Put that one back."
+            )
         digest = certificate.digest(content)
         if row[0] is not None and bytes(row[0]) != digest:
             raise Refused(f"refusing another acknowledgement of plan {plan_id}: one was entered before.")

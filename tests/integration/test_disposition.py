@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -11,9 +12,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from retention import approvals, catalog, descriptors, holds, ledger, policy, signatures
+from ingest import pipeline, sources
+from ingest.extraction.workers import Workers
+from retention import approvals, bags, catalog, descriptors, holds, ledger, policy, signatures
 from retention.approvals import Kind
 from retention.archive import Archive, load_key
+from retention.bag_check import verify_bag
 from retention.database import transaction
 from retention.disposition import certificate, execution, plans, proposing, reviewing
 from retention.disposition.execution import Executed
@@ -402,3 +406,88 @@ def test_under_the_schedule_of_today_too(ready: Archive, clock: Clock, tmp_path:
     with transaction(ready.connections) as conn:
         assert policy.current(conn).version == 2
     assert run(ready, plan_id, clock).outcomes == {"destroyed": 1}
+
+
+# ---------------------------------------------------------------- handed on
+
+
+def receipt(path: Path, archive: Archive, plan_id: UUID, rejected: dict[UUID, str]) -> Path:
+    bag = bags.read_bag(execution.bag_folder(archive, plan_id))
+    said = {
+        "bag": bag.identifier,
+        "digest": bag.digest.hex(),
+        "received_at": "2026-11-23T10:00:00+02:00",
+        "receiver": "State Archives",
+        "accepted": [str(record) for record in bag.records if record not in rejected],
+        "rejected": [{"id": str(record), "reason": why} for record, why in rejected.items()],
+    }
+    path.write_text(json.dumps(said))
+    return path
+
+
+def test_a_transfer_is_acknowledged_before_anything_goes(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    kept, gone = capture_all(ready, [Document("HANDED", "a"), Document("HANDED", "b")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    first = run(ready, plan_id, clock)
+    assert first.bag is not None and verify_bag(first.bag) == () and not first.complete
+    assert run(ready, plan_id, clock).bag == first.bag  # the same bag; nothing goes by running it again
+    assert set(states(ready).values()) == {1}
+    answer = receipt(tmp_path / "receipt.json", ready, plan_id, {kept: "unreadable here"})
+    execution.acknowledge(ready, plan_id, answer, clock())
+    execution.acknowledge(ready, plan_id, answer, clock())  # again is fine
+    with pytest.raises(Refused, match="another acknowledgement"):
+        execution.acknowledge(ready, plan_id, receipt(tmp_path / "other.json", ready, plan_id, {}), clock())
+    done = run(ready, plan_id, clock)
+    assert done.outcomes == {"transferred": 1, "not-accepted": 1} and done.complete
+    assert (states(ready)[kept], states(ready)[gone]) == (1, 4)
+    assert not execution.bag_folder(ready, plan_id).exists()
+    with transaction(ready.connections) as conn:
+        assert conn.execute("SELECT outcome FROM tombstones").fetchall() == [("transferred",)]
+
+
+def test_an_acknowledgement_of_another_bag_is_refused(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("HANDED", "a")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    run(ready, plan_id, clock)
+    answer = receipt(tmp_path / "receipt.json", ready, plan_id, {})
+    said = json.loads(answer.read_text())
+    answer.write_text(json.dumps(said | {"digest": "0" * 64}))
+    with pytest.raises(Refused, match="tagmanifest"):
+        execution.acknowledge(ready, plan_id, answer, clock())
+    assert set(states(ready).values()) == {1}
+
+
+def test_a_hold_between_bag_and_acknowledgement(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    (record,) = capture_all(ready, [Document("HANDED", "a")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    run(ready, plan_id, clock)
+    holds.place(ready, Scope(records=(record,)), Mode.STATIC, Matter("A", "B", date(2027, 1, 1)), clock())
+    execution.acknowledge(ready, plan_id, receipt(tmp_path / "r.json", ready, plan_id, {}), clock())
+    assert run(ready, plan_id, clock).outcomes == {"held": 1}
+    assert states(ready)[record] == 1
+
+
+# ---------------------------------------------------------------- what stays destroyed
+
+
+def test_the_same_document_is_not_admitted_again(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "letter.txt").write_text("A letter about the harvest of almonds.\n")
+    source = sources.source_at(str(inbox), inbox)
+    with Workers() as workers:
+        past = datetime(2020, 1, 15, tzinfo=UTC)
+        seconds = itertools.count()
+        done = pipeline.ingest(ready, source, lambda: past + timedelta(seconds=next(seconds)), workers=workers)
+        assert done.totals.admitted == 1
+        with transaction(ready.connections) as conn:
+            short = plans.class_key(conn, "SHORT")
+            conn.execute("UPDATE records SET class_key = %s", (short,))
+        assert run(ready, approve_all(ready, clock), clock).outcomes == {"destroyed": 1}
+        (inbox / "copy.txt").write_bytes((inbox / "letter.txt").read_bytes())
+        again = pipeline.ingest(ready, source, clock, workers=workers).totals
+        assert (again.discovered, again.rejected, again.admitted, again.missing) == (2, 2, 0, 0)
+        with transaction(ready.connections) as conn:
+            codes = conn.execute("SELECT code, count(*) FROM findings GROUP BY 1").fetchall()
+        assert codes == [("KNOWN-DESTROYED", 2)]
+        assert pipeline.ingest(ready, source, clock, workers=workers).totals.known == 2
