@@ -147,6 +147,60 @@ SELECT r.record_id, c.class_id, r.received, r.document_date, r.modified, r.tagge
 """
 
 
+def trigger_events(
+    conn: Connection, archive: Archive, subjects: Sequence[UUID], known_at: datetime | None = None
+) -> list[dict[str, Any]]:
+    """The events of subjects by date, with who recorded them and when; retracted ones too, retractions not.
+
+    With `known_at`, as it was recorded at that instant."""
+    rows = conn.execute(
+        """SELECT e.trigger_event_id, e.subject_id, k.kind, e.effective, e.recorded_at, e.recorded_by,
+                  x.trigger_event_id, x.recorded_at, x.recorded_by
+             FROM trigger_events e JOIN trigger_kinds k ON k.ordinal = e.kind
+             LEFT JOIN trigger_events x
+               ON x.retracts = e.trigger_event_id AND x.recorded_at <= %(at)s::timestamptz
+            WHERE e.subject_id = ANY(%(ids)s) AND e.retracts IS NULL AND e.recorded_at <= %(at)s::timestamptz
+            ORDER BY e.effective, e.recorded_at, e.trigger_event_id""",
+        {"ids": list(subjects), "at": known_at or "infinity"},
+    ).fetchall()
+    known = names(conn, archive.safe, {who for row in rows for who in (row[5], row[8]) if who})
+    keys = (
+        *("trigger_event_id", "subject", "kind", "effective", "recorded_at", "recorded_by"),
+        *("retraction_id", "retracted_at", "retracted_by"),
+    )
+    found = [{key: _plain(value) for key, value in zip(keys, row, strict=True)} for row in rows]
+    for event, row in zip(found, rows, strict=True):
+        event["by"] = known.get(row[5], str(row[5]))
+    return found
+
+
+def suspensions(
+    conn: Connection,
+    archive: Archive,
+    subjects: Sequence[UUID] | None = None,
+    known_at: datetime | None = None,
+    *,
+    ended: bool = True,
+) -> list[dict[str, Any]]:
+    """Suspensions, of these subjects only if they are given, open ones first; with `known_at`, as known then."""
+    rows = conn.execute(
+        """SELECT u.suspension_id, u.subject_id, u.reason, u.starts,
+                  CASE WHEN u.ended_recorded_at <= %(at)s::timestamptz THEN u.ends END AS ends,
+                  u.recorded_at, u.recorded_by
+             FROM suspensions u
+            WHERE (%(ids)s::uuid[] IS NULL OR u.subject_id = ANY(%(ids)s)) AND (%(ended)s OR u.ends IS NULL)
+              AND u.recorded_at <= %(at)s::timestamptz
+            ORDER BY ends DESC NULLS FIRST, u.starts, u.suspension_id""",
+        {"ids": None if subjects is None else list(subjects), "at": known_at or "infinity", "ended": ended},
+    ).fetchall()
+    known = names(conn, archive.safe, {row[6] for row in rows})
+    keys = ("suspension_id", "subject", "reason", "starts", "ends", "recorded_at", "recorded_by")
+    found = [{key: _plain(value) for key, value in zip(keys, row, strict=True)} for row in rows]
+    for one, row in zip(found, rows, strict=True):
+        one["by"] = known.get(row[6], str(row[6]))
+    return found
+
+
 def show(archive: Archive, record_id: UUID) -> dict[str, Any]:
     """One record: what it is, where it stands, its findings, children, holds, lock and events. Raises NotFound."""
     with transaction(archive.connections) as conn:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import getpass
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from retention import cli_approvals, cli_disposition, cli_holds, cli_schedule
-from retention.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, opened, table, tell
+from retention import cli_approvals, cli_disposition, cli_events, cli_holds, cli_schedule
+from retention.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, now, opened, table, tell
 from retention.config import workspace
 from retention.errors import UsageError
 
@@ -31,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_schedule.app, name="schedule")
+app.add_typer(cli_events.app, name="event")
+app.add_typer(cli_events.aggregation_app, name="aggregation")
+app.add_typer(cli_events.suspension_app, name="suspension")
 app.add_typer(cli_holds.app, name="hold")
 app.add_typer(cli_disposition.app, name="disposition")
 app.add_typer(cli_approvals.app, name="approval")
@@ -166,29 +169,48 @@ def show(context: typer.Context, record: str) -> None:
 
 
 @app.command()
-def explain(context: typer.Context, record: str) -> None:
-    """Until when a record is kept, by which rule and law, and what every other rule says."""
-    from retention import catalog, engine, policy
-    from retention.database import transaction
+def explain(
+    context: typer.Context,
+    record: str,
+    as_of: Annotated[
+        datetime | None, typer.Option("--as-of", formats=["%Y-%m-%d"], metavar="DATE", help="The day to decide for.")
+    ] = None,
+    known_at: Annotated[
+        datetime | None,
+        typer.Option("--as-known-at", formats=["%Y-%m-%d"], metavar="DATE", help="With what was known by then (UTC)."),
+    ] = None,
+) -> None:
+    """Until when a record is kept, by which rule and law, on what evidence, and what every other rule says."""
+    from retention import explanations
 
-    with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        facts = catalog.facts(conn, identifier(record))
-        version = policy.current(conn)
-    decision = engine.decide(facts, version.schedule, decision_day(context.obj, version.schedule))
-    value = {"record_id": record, "schedule_version": version.version, **decision.to_json()}
+    known = known_at.replace(hour=23, minute=59, second=59, microsecond=999_999, tzinfo=UTC) if known_at else None
+    asked = as_of.date() if as_of else context.obj.as_of
+    with opened(context.obj) as archive:
+        value = explanations.explain(archive, identifier(record), now(), asked, known)
+    answer(context.obj, value, lambda: _print_explanation(value))
 
-    def people() -> None:
-        print(f"{record}: {'DUE' if decision.due else 'kept'}. {decision.reason}")
-        if decision.retain_until:
-            print(f"kept until and with {decision.retain_until}, then: {decision.action}. {decision.citation}")
-        for found in decision.findings:
-            print(f"finding: {found}")
-        keys = ("rule_id", "standing", "retain_until", "reason")
-        keys = ("rule_id", "standing", "retain_until", "reason")
-        rows = [[str(rule[key] or "") for key in keys] for rule in value["rules"]]
-        table(["rule", "standing", "until", "why"], rows)
 
-    answer(context.obj, value, people)
+def _print_explanation(value: dict[str, Any]) -> None:
+    print(f"{value['record_id']}: {'DUE' if value['due'] else 'kept'}. {value['reason']}")
+    if value["retain_until"]:
+        print(f"kept until and with {value['retain_until']}, then: {value['action']}. {value['citation']}")
+    print(f"as of {value['as_of']}, schedule version {value['schedule_version']}")
+    for found in value["findings"]:
+        print(f"finding: {found}")
+    keys = ("rule_id", "standing", "retain_until", "reason", "citation")
+    rows = [[str(rule[key] or "") for key in keys] for rule in value["rules"]]
+    table(["rule", "standing", "until", "why", "law"], rows)
+    for event in value["events"]:
+        of = value["subjects"].get(event["subject"], "the record")
+        taken = f", retracted {event['retracted_at']}" if event["retracted_at"] else ""
+        said = f"event {event['trigger_event_id']}: {event['kind']} {event['effective']} of {of}"
+        print(f"{said}, recorded {event['recorded_at']} by {event['by']}{taken}")
+    for one in value["suspensions"]:
+        print(f"suspended ({one['reason']}) from {one['starts']} until {one['ends'] or 'it is ended'}, by {one['by']}")
+    for hold in value["holds"]:
+        print(f"held: {hold}")
+    for lock in value["locks"]:
+        print(f"locked ({lock['mode']}) until {lock['until'] or 'not read back yet'}: {lock['object']}")
 
 
 @app.command()
@@ -211,7 +233,9 @@ def due(
         "classes": [
             {"class_id": d.class_id, "action": str(d.action), "records": d.records, "bytes": d.bytes} for d in found
         ],
-        "records": [{"record_id": str(r.record_id), "class_id": r.class_id} for r in records],
+        "records": [
+            {"record_id": str(r.record_id), "class_id": r.class_id, "unit_id": str(r.unit_id)} for r in records
+        ],
     }
 
     def people() -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from retention import approvals, holds
+from retention import approvals, holds, triggers
 from retention.approvals import Effect, Kind
 from retention.disposition import reviewing
 
 EFFECTS: Mapping[Kind, Effect] = {
     Kind.DISPOSITION: reviewing.approved,
     Kind.HOLD_RELEASE: holds.take_effect,
+    Kind.TRIGGER: triggers.take_effect,
+    Kind.RETRACTION: triggers.take_effect,
+    Kind.RESUMPTION: triggers.take_effect,
     Kind.ENROLMENT: approvals.enrol_approved,
     Kind.REVOCATION: approvals.revoke_approved,
 }

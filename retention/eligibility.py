@@ -65,8 +65,8 @@ def due(conn: Connection, schedule: Schedule, as_of: date) -> list[DueClass]:
     _let_workers_help(conn)
     counted = conn.execute(
         statement(conn, schedule, as_of)
-        + sql.SQL("SELECT c.class_id, count(*), sum(d.bytes)::bigint FROM due d JOIN classes c USING (class_key) ")
-        + sql.SQL("GROUP BY c.class_id")
+        + sql.SQL("SELECT c.class_id, d.records, d.bytes FROM classes c JOIN (SELECT class_key, count(*) AS records, ")
+        + sql.SQL("sum(bytes)::bigint AS bytes FROM due GROUP BY class_key) AS d USING (class_key)")
     )
     found = {class_id: (records, size) for class_id, records, size in counted}
     return [
@@ -120,15 +120,21 @@ def statement(
         asked = sql.SQL("AND ") + among.format(list(only))
     units = _Units.of(conn, schedule)
     tail = (_UNITS if units else _SINGLY).format(asked=asked, whole=units.whole if units else sql.SQL("false"))
+    folded = _folded(rows, classes, kinds)
     return (
         _DUE.format(
-            **_folded(rows, classes, kinds),
+            **folded,
             **_by_rule(schedule, as_of, classes, kinds),
+            certain=sql.SQL(
+                _CERTAIN if any(rule.replaces for c in schedule.classes for rule in c.rules) else "NULL::integer[]"
+            ),
             reached=_reached(rows, kinds),
             counted=_COUNTED.format(as_of=as_of, cutoff=_CUTOFF),
             dated=len(DATED),
             as_of=as_of,
             only=scanned,
+            dated_limits=_dated_limits(rows, folded),
+            parent=sql.SQL("r.parent_id" if units else "NULL::uuid"),
             free=sql.SQL("true" if despite_holds else _FREE),
         )
         + tail
@@ -246,6 +252,16 @@ _UNITS = sql.SQL(""", climbed (id) AS (
 # ---------------------------------------------------------------- limits, as columns
 
 
+def _dated_limits(rows: list[ClassLimits], folded: Mapping[str, sql.Composable]) -> sql.Composable:
+    """What dates of a record its class asks for under `all`; nothing else is looked at in most records."""
+    asked = {name for row in rows if row.combine is Combine.ALL for name in row.dated}
+    test = sql.SQL("coalesce({}, 'infinity') <= {}")
+    tests = [test.format(sql.Identifier("r", name), folded[name]) for name in DATED if name in asked]
+    return sql.SQL("({any} OR (r.received <= {received} {more}))").format(
+        any=folded["any_one"], received=folded["received"], more=sql.SQL("").join(sql.SQL("AND ") + t for t in tests)
+    )
+
+
 def _reached(rows: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composable:
     """A condition on `dates` that every subject meets whose events satisfy some limit: it keeps the hash of
     subjects as small as what is due."""
@@ -258,26 +274,35 @@ def _reached(rows: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composabl
     return sql.SQL(" OR ").join(tests) if tests else sql.SQL("false")
 
 
-def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[str, int]) -> dict[str, sql.Literal]:
-    """Columns of the main branch. `all`: what is not asked is satisfied by anything, infinity; `any`: by nothing."""
-    columns: dict[str, list[Any]] = {"class_keys": [], "anys": [], "guarded": [], "evented": []}
-    columns |= {name: [] for name in DATED}
-    columns |= {f"{part}{slot}": [] for slot in range(SLOTS) for part in ("kind", "limit", "covered")}
+def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[str, int]) -> dict[str, sql.Composable]:
+    """Limits of the main branch, each an array by class key: joining a row of limits to each record takes longer.
+    `all`: what is not asked is satisfied by anything, infinity; `any`: by nothing. A class without rules is ruled
+    out by the date of receipt."""
+    size = max(classes.values(), default=0)
+    columns: dict[str, list[Any]] = {name: ["-infinity"] * size for name in (*DATED, *_slots("limit"))}
+    columns |= {name: [False] * size for name in ("any_one", "guarded", "evented", *_slots("covered"))}
+    columns |= {name: [0] * size for name in _slots("kind")}
     for row in rows:
         any_one = row.combine is Combine.ANY
         nothing = "-infinity" if any_one else "infinity"
-        columns["class_keys"].append(classes[row.class_id])
-        columns["anys"].append(any_one)
-        columns["guarded"].append(bool(row.guarded) or len(row.events) > SLOTS)
-        columns["evented"].append(bool(row.events))
-        for name in DATED:
-            columns[name].append(_limit(row.dated[name]) if name in row.dated else nothing)
-        events = [(kinds.get(event.key), _limit(event.limit), event.covered) for event in row.events]
-        for slot, (kind, limit, covered) in enumerate((events + [(None, nothing, True)] * SLOTS)[:SLOTS]):
-            columns[f"kind{slot}"].append(kind)
-            columns[f"limit{slot}"].append(limit)
-            columns[f"covered{slot}"].append(covered)
-    return {name: sql.Literal(values) for name, values in columns.items()}
+        found: dict[str, Any] = {name: _limit(row.dated[name]) if name in row.dated else nothing for name in DATED}
+        found |= {"any_one": any_one, "evented": bool(row.events)}
+        found["guarded"] = bool(row.guarded) or len(row.events) > SLOTS
+        events = [(kinds.get(event.key, 0), _limit(event.limit), event.covered) for event in row.events]
+        for slot, (kind, limit, covered) in enumerate((events + [(0, nothing, True)] * SLOTS)[:SLOTS]):
+            found |= {f"kind{slot}": kind, f"limit{slot}": limit, f"covered{slot}": covered}
+        for name, value in found.items():
+            columns[name][classes[row.class_id] - 1] = value
+    types = dict.fromkeys(("any_one", "guarded", "evented", *_slots("covered")), "boolean")
+    types |= dict.fromkeys(_slots("kind"), "integer")
+    return {
+        name: sql.SQL("({}::{})[r.class_key]").format(values, sql.SQL(types.get(name, "date") + "[]"))
+        for name, values in columns.items()
+    }
+
+
+def _slots(part: str) -> list[str]:
+    return [f"{part}{slot}" for slot in range(SLOTS)]
 
 
 def _limit(found: date | None) -> str:
@@ -311,14 +336,24 @@ def _by_rule(
             of_class = (number, classes[row.class_id], row.combine is Combine.ANY)
             guard = (code(rule.trigger), _limit(guarded.limit), code(rule.not_before))
             covered = not rule.trigger.event or rule.later_records is LaterRecords.COVERED
-            rules.append((*of_class, *guard, rule.triggers_from, rule.triggers_until, covered, *_counting(guarded)))
+            rules.append(
+                (
+                    *of_class,
+                    *guard,
+                    rule.triggers_from,
+                    rule.triggers_until,
+                    covered,
+                    *_counting(guarded),
+                    bool(rule.when),
+                )
+            )
         for guarded in row.guarded:
             mine = numbers[row.class_id, guarded.rule.id]
             replacements += [(mine, numbers[row.class_id, other]) for other in guarded.replaced_by]
     names = (
         (rules, ("rule_no", "rule_class", "rule_any", "rule_code", "rule_limit", "rule_after", "rule_from",
                  "rule_until", "rule_covered", "rule_shift", "rule_cutoff", "rule_month", "rule_day", "rule_months",
-                 "rule_days")),
+                 "rule_days", "rule_conditional")),
         (conditions, ("when_rule", "when_left", "when_how", "when_right", "when_months", "when_days")),
         (replacements, ("replaced", "replacing")),
     )  # fmt: skip
@@ -341,55 +376,46 @@ def _condition(condition: Condition, code: Any) -> tuple[Any, ...]:
     return code(condition.left), how, code(condition.than), condition.plus.months, condition.plus.days
 
 
-_FREE = "NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = d.record_id)"
+_CERTAIN = (
+    "array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside) OVER (PARTITION BY j.record_id, j.judged_class)"
+)
+_FREE = "NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = r.record_id)"
 
 _DUE = sql.SQL("""
 WITH RECURSIVE scanned AS MATERIALIZED (
     SELECT r.record_id, r.class_key, r.bytes, r.aggregation_id, r.received, r.document_date, r.modified, r.tagged,
-           r.parent_id, r.special, r.special OR l.guarded AS second
+           {parent} AS parent_id, r.special, r.special OR {guarded} AS second
       FROM records r
-      JOIN unnest(
-             {class_keys}::smallint[], {anys}::boolean[], {guarded}::boolean[], {evented}::boolean[],
-             {received}::date[], {document_date}::date[], {modified}::date[], {tagged}::date[],
-             {kind0}::smallint[], {limit0}::date[], {covered0}::boolean[],
-             {kind1}::smallint[], {limit1}::date[], {covered1}::boolean[],
-             {kind2}::smallint[], {limit2}::date[], {covered2}::boolean[])
-        AS l (class_key, any_one, guarded, evented, received, document_date, modified, tagged,
-              kind0, limit0, covered0, kind1, limit1, covered1, kind2, limit2, covered2)
-        ON l.class_key = r.class_key
-       AND (l.any_one OR (r.received <= l.received
-                          AND coalesce(r.document_date, 'infinity') <= l.document_date
-                          AND coalesce(r.modified, 'infinity') <= l.modified
-                          AND coalesce(r.tagged, 'infinity') <= l.tagged))
       LEFT JOIN (SELECT subject_id, dates FROM current_triggers WHERE {reached}) AS s
-        ON s.subject_id = r.aggregation_id AND l.evented
-     WHERE r.state = 1 {only}
+        ON s.subject_id = CASE WHEN {evented} THEN r.aggregation_id END
+     WHERE r.state = 1 AND {dated_limits} {only}
        AND CASE WHEN r.special THEN true
-                WHEN l.any_one THEN l.guarded OR coalesce(
-                    r.received <= l.received OR r.document_date <= l.document_date
-                    OR r.modified <= l.modified OR r.tagged <= l.tagged
-                    OR (s.dates[l.kind0] <= l.limit0
-                        AND (l.covered0 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind0]))
-                    OR (s.dates[l.kind1] <= l.limit1
-                        AND (l.covered1 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind1]))
-                    OR (s.dates[l.kind2] <= l.limit2
-                        AND (l.covered2 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind2])), false)
-                ELSE NOT l.evented
-                OR (coalesce(s.dates[l.kind0], 'infinity') <= l.limit0
-                    AND coalesce(s.dates[l.kind1], 'infinity') <= l.limit1
-                    AND coalesce(s.dates[l.kind2], 'infinity') <= l.limit2
-                    AND (l.covered0 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind0])
-                    AND (l.covered1 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind1])
-                    AND (l.covered2 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind2]))
+                WHEN {any_one} THEN {guarded} OR coalesce(
+                    r.received <= {received} OR r.document_date <= {document_date}
+                    OR r.modified <= {modified} OR r.tagged <= {tagged}
+                    OR (s.dates[{kind0}] <= {limit0}
+                        AND ({covered0} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind0}]))
+                    OR (s.dates[{kind1}] <= {limit1}
+                        AND ({covered1} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind1}]))
+                    OR (s.dates[{kind2}] <= {limit2}
+                        AND ({covered2} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind2}])), false)
+                ELSE NOT {evented}
+                OR (coalesce(s.dates[{kind0}], 'infinity') <= {limit0}
+                    AND coalesce(s.dates[{kind1}], 'infinity') <= {limit1}
+                    AND coalesce(s.dates[{kind2}], 'infinity') <= {limit2}
+                    AND ({covered0} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind0}])
+                    AND ({covered1} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind1}])
+                    AND ({covered2} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind2}]))
            END
+       AND {free}
 ), rules AS MATERIALIZED (
     SELECT * FROM unnest({rule_no}::integer[], {rule_class}::smallint[], {rule_any}::boolean[],
         {rule_code}::integer[], {rule_limit}::date[], {rule_after}::integer[],
         {rule_from}::date[], {rule_until}::date[], {rule_covered}::boolean[],
         {rule_shift}::integer[], {rule_cutoff}::integer[], {rule_month}::integer[], {rule_day}::integer[],
-        {rule_months}::integer[], {rule_days}::integer[])
+        {rule_months}::integer[], {rule_days}::integer[], {rule_conditional}::boolean[])
     AS u (rule_no, class_key, any_one, code, latest, after, triggers_from, triggers_until, covered,
-          shift, cutoff, fiscal_month, fiscal_day, months, days)
+          shift, cutoff, fiscal_month, fiscal_day, months, days, conditional)
 ), conditions AS MATERIALIZED (
     SELECT * FROM unnest({when_rule}::integer[], {when_left}::integer[], {when_how}::integer[], {when_right}::integer[],
         {when_months}::integer[], {when_days}::integer[]) AS w (rule_no, a, how, b, months, days)
@@ -429,7 +455,8 @@ WITH RECURSIVE scanned AS MATERIALIZED (
              AND (u.after IS NULL OR coalesce(f.found[u.after] <= {as_of}::date, false))
              AND NOT coalesce(NOT u.covered AND f.document_date > f.found[u.code]
                               AND f.own[u.code - {dated}] IS DISTINCT FROM f.found[u.code], false) AS satisfied,
-           (SELECT CASE WHEN bool_or(NOT x.yes) THEN false WHEN bool_or(x.yes IS NULL) THEN NULL ELSE true END
+           CASE WHEN NOT u.conditional THEN true ELSE (
+            SELECT CASE WHEN bool_or(NOT x.yes) THEN false WHEN bool_or(x.yes IS NULL) THEN NULL ELSE true END
               FROM (SELECT CASE w.how
                              WHEN 0 THEN f.found[w.a] IS NOT NULL
                              WHEN 1 THEN f.found[w.a] < shifted
@@ -439,12 +466,10 @@ WITH RECURSIVE scanned AS MATERIALIZED (
                       FROM conditions w,
                            LATERAL (SELECT (f.found[w.b] + make_interval(months => w.months, days => w.days))::date)
                                    AS moved (shifted)
-                     WHERE w.rule_no = u.rule_no) AS x) AS applies
+                     WHERE w.rule_no = u.rule_no) AS x) END AS applies
       FROM memberships f LEFT JOIN rules u ON u.class_key = f.judged_class
 ), beside AS (
-    SELECT j.*, array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside)
-                  OVER (PARTITION BY j.record_id, j.judged_class) AS certain
-      FROM judged j
+    SELECT j.*, {certain} AS certain FROM judged j
 ), live AS (
     SELECT b.*, b.rule_no IS NOT NULL AND NOT b.outside AND b.applies IS NOT FALSE
                 AND NOT (b.any_one AND b.applies IS NULL)
@@ -463,8 +488,7 @@ WITH RECURSIVE scanned AS MATERIALIZED (
      WHERE record_id IN (SELECT record_id FROM per_class GROUP BY record_id HAVING bool_and(is_due))
 ), eligible AS (
     SELECT d.* FROM candidates d
-     WHERE {free}
-       AND NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (e.record_id) e.record_id, e.not_before FROM extensions e
+     WHERE NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (e.record_id) e.record_id, e.not_before FROM extensions e
                                      ORDER BY e.record_id, e.recorded_at DESC) AS x
                         WHERE x.record_id = d.record_id
                           AND ({as_of}::date < x.not_before OR x.not_before >= date '9999-12-31'))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from importlib import resources
+from uuid import UUID
 
 from retention import comparison, engine, ledger, schedule
 from retention.archive import Archive
@@ -84,8 +85,12 @@ def advances(conn: Connection, new: Schedule, now: datetime) -> tuple[Advance, .
     found = _newest(conn)
     if found is None:
         return ()
-    used = {row[0] for row in conn.execute("SELECT class_id FROM classes")}
-    return comparison.advances(found.schedule, new, first_day(found.schedule, new, now), used)
+    return comparison.advances(found.schedule, new, first_day(found.schedule, new, now), used_classes(conn))
+
+
+def used_classes(conn: Connection) -> frozenset[str]:
+    """Ids of the classes in which a record is, or was."""
+    return frozenset(row[0] for row in conn.execute("SELECT class_id FROM classes"))
 
 
 def current(conn: Connection) -> Version:
@@ -96,6 +101,18 @@ def current(conn: Connection) -> Version:
             "no schedule is loaded. Run `muniment schedule load FILE` (a sample: `muniment schedule sample`)."
         )
     return found
+
+
+def at(conn: Connection, instant: datetime) -> Version:
+    """The version that was in force at an instant. Raises NotFound if none had been loaded."""
+    row = conn.execute(
+        "SELECT version, document, loaded_at FROM schedule_versions WHERE loaded_at <= %s "
+        "ORDER BY version DESC LIMIT 1",
+        (instant,),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"no schedule was loaded at {instant.isoformat()}.")
+    return Version(row[0], _parse(row[1]), row[2])
 
 
 def today(conn: Connection, now: datetime) -> date:
@@ -110,8 +127,32 @@ def of_version(conn: Connection, version: int) -> Version:
         "SELECT version, document, loaded_at FROM schedule_versions WHERE version = %s", (version,)
     ).fetchone()
     if row is None:
-        raise NotFound(f"no schedule version {version}.")
+        raise NotFound(f"no schedule version {version}. `muniment schedule versions` lists them.")
     return Version(row[0], _parse(row[1]), row[2])
+
+
+def text_of(conn: Connection, version: int) -> str:
+    """The file of a version, as it was loaded. Raises NotFound."""
+    row = conn.execute("SELECT document FROM schedule_versions WHERE version = %s", (version,)).fetchone()
+    if row is None:
+        raise NotFound(f"no schedule version {version}. `muniment schedule versions` lists them.")
+    return str(row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """When a version was loaded, and for whom (a pseudonym)."""
+
+    version: int
+    digest: str
+    loaded_at: datetime
+    loaded_by: UUID
+
+
+def versions(conn: Connection) -> list[Loaded]:
+    """Every version, the one in force last."""
+    rows = conn.execute("SELECT version, digest, loaded_at, loaded_by FROM schedule_versions ORDER BY version")
+    return [Loaded(version, bytes(digest).hex(), at, by) for version, digest, at, by in rows]
 
 
 def _newest(conn: Connection) -> Version | None:
