@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
@@ -110,21 +110,20 @@ class _Seen:
 def _matches(match: Match, seen: _Seen) -> bool:
     """Whether every condition that is given holds; the cheap ones first."""
     extraction = seen.extraction
-    tests: tuple[tuple[object, Callable[[], bool]], ...] = (
-        (match.source, lambda: _glob(match.source, seen.source)),
-        (match.path, lambda: _glob(match.path, seen.place) or _glob(match.path, extraction.name)),
-        (match.mime, lambda: _glob(match.mime, extraction.identification.mime)),
-        (match.extension, lambda: _same(match.extension, extraction.name.rpartition(".")[2])),
-        (match.language, lambda: _same(match.language, seen.said("language"))),
-        (match.sender, lambda: _glob(match.sender, seen.said("from"))),
-        (match.metadata, lambda: all(_field(condition, seen) for condition in match.metadata)),
-        (match.heading, lambda: _any_phrase(match.heading, seen.heading)),
-        (match.text, lambda: _any_phrase(match.text, seen.text)),
-        (match.text_all, lambda: all(_any_phrase((phrase,), seen.text) for phrase in match.text_all)),
-        (match.text_none, lambda: not _any_phrase(match.text_none, seen.text)),
-        (match.regex, lambda: bool(match.regex and _pattern(match.regex).search(seen.raw))),
+    return (
+        (not match.source or _glob(match.source, seen.source))
+        and (not match.path or _glob(match.path, seen.place) or _glob(match.path, extraction.name))
+        and (not match.mime or _glob(match.mime, extraction.identification.mime))
+        and (not match.extension or _same(match.extension, extraction.name.rpartition(".")[2]))
+        and (not match.language or _same(match.language, seen.said("language")))
+        and (not match.sender or _glob(match.sender, seen.said("from")))
+        and all(_field(condition, seen) for condition in match.metadata)
+        and (not match.heading or _any_phrase(match.heading, seen.heading))
+        and (not match.text or _any_phrase(match.text, seen.text))
+        and all(_any_phrase((phrase,), seen.text) for phrase in match.text_all)
+        and not (match.text_none and _any_phrase(match.text_none, seen.text))
+        and (not match.regex or _pattern(match.regex).search(seen.raw) is not None)
     )
-    return all(holds() for given, holds in tests if given)
 
 
 def _glob(globs: tuple[str, ...], value: str) -> bool:
@@ -192,12 +191,14 @@ def _one_phrase(phrase: str) -> str:
 
 _MARKS = {ord(mark): '"' for mark in "״“”„‟"} | {ord(mark): "'" for mark in "׳‘’‚‛`´"} | {ord("־"): "-"}
 _DIRECTION = dict.fromkeys((*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF, 0xAD))
+_PLAIN = _MARKS | _DIRECTION
 
 
 def _normal(text: str) -> str:
     """Without case, niqqud and direction marks; one space for any spacing; straight quotation marks."""
-    text = text.translate(_DIRECTION).translate(_MARKS)
-    if not text.isascii():
+    if text.isascii():
+        text = text.replace("`", "'")  # the only one of the marks that is ASCII
+    elif not (text := text.translate(_PLAIN)).isascii():
         text = unicodedata.normalize("NFKC", text)
         text = re.sub("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]", "", text)
         text = text.replace("''", '"')
