@@ -4,16 +4,14 @@ Rules of this module:
 - pydantic at the edge only: these models check one value at a time and turn text into the values of
   `retention.rules`; what one value says about another is `retention.schedule`'s.
 - A field that is not known is refused: a misspelt `ceilling` must not be a rule without a ceiling.
-- The published JSON Schema (schedules/schedule.schema.json) is generated from here and from nothing else.
+- The published JSON Schema (schedules/schedule.schema.json) is what `muniment schedule schema` prints.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -395,8 +393,3 @@ def _personal_data(given: bool | PersonalDataFile) -> rules.PersonalData | None:
     return rules.PersonalData(
         tuple(given.subjects), tuple(given.categories), given.purpose, given.basis, tuple(given.recipients)
     )
-
-
-if __name__ == "__main__":  # writes the published JSON Schema anew
-    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-    Path(__file__).with_name("schedules").joinpath("schedule.schema.json").write_text(text, encoding="utf-8")
