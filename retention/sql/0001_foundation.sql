@@ -353,7 +353,7 @@ CREATE UNLOGGED TABLE descriptions (
     subject_id uuid PRIMARY KEY,
     revision   integer NOT NULL,
     kind       text NOT NULL CONSTRAINT descriptions_kind CHECK (kind IN ('record', 'quarantined', 'rejected',
-                                                                            'hold', 'aggregation')),
+                                                                            'hold', 'aggregation', 'request')),
     title      text,
     name       text NOT NULL,
     source     text NOT NULL,

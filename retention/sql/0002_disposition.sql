@@ -253,28 +253,49 @@ CREATE INDEX tombstones_by_aggregation ON tombstones (aggregation_id) WHERE aggr
 
 -- ---------------------------------------------------------------- requests of persons (GDPR 12, 15-19)
 
--- subject_id: the pseudonym of whom it is about. due_on: one month after receipt, the clock of GDPR art. 12(3).
+-- subject_id: the pseudonym of whom it is about; who asked, in which words, is the sealed line of subject request_id.
+-- due_on: one month after receipt, and at most two more (GDPR art. 12(3)). answered_at: the person was told.
 CREATE TABLE requests (
     request_id  uuid PRIMARY KEY,
     kind        text NOT NULL CONSTRAINT requests_kind CHECK (kind IN ('erase', 'access', 'restrict')),
+    finds       text NOT NULL CONSTRAINT requests_finds CHECK (finds IN ('aggregation', 'author', 'text')),
     subject_id  uuid NOT NULL,
+    ground      text CONSTRAINT requests_ground CHECK (ground IN ('accuracy', 'unlawful', 'claims', 'objection')),
+    received    date NOT NULL,
     recorded_at timestamptz NOT NULL,
     recorded_by uuid NOT NULL,
     due_on      date NOT NULL,
-    answered_at timestamptz
+    extended_at timestamptz,
+    extension   text CONSTRAINT requests_extension CHECK (extension IN ('complexity', 'number')),
+    answered_at timestamptz,
+    lifted_at   timestamptz,
+    CONSTRAINT requests_why_restricted CHECK ((kind = 'restrict') = (ground IS NOT NULL)),
+    CONSTRAINT requests_extended CHECK ((extended_at IS NULL) = (extension IS NULL)),
+    CONSTRAINT requests_lifted CHECK (lifted_at IS NULL OR kind = 'restrict')
 );
+-- The same request again, while it is open, is the same request.
+CREATE UNIQUE INDEX requests_open_once ON requests (kind, subject_id) WHERE answered_at IS NULL;
+CREATE INDEX requests_by_subject ON requests (subject_id);
+
+-- What was decided on each record. about: what a person said of a hit that only words found; NULL: nobody needed to.
 CREATE TABLE request_answers (
     request_id uuid NOT NULL CONSTRAINT request_answers_request REFERENCES requests,
     record_id  uuid NOT NULL CONSTRAINT request_answers_record REFERENCES records,
     answer     text NOT NULL CONSTRAINT request_answers_answer CHECK (answer ~ '^[a-z][a-z-]{1,39}$'),
+    reason     text NOT NULL CONSTRAINT request_answers_reason CHECK (reason ~ '^[a-z][a-z-]{1,39}$'),
     citation   text NOT NULL,
     until      date,
+    about      boolean,
     PRIMARY KEY (request_id, record_id)
 );
+CREATE INDEX request_answers_by_record ON request_answers (record_id);
 
--- Stored and nothing else (GDPR art. 18): neither opened, searched nor exported while the row stands.
+-- Stored and nothing else (GDPR art. 18): neither opened, searched, exported nor destroyed while a row stands. Each
+-- request has a row of its own; without a request it is one that the schedule asks for (past a ceiling, and held).
 CREATE TABLE restrictions (
-    record_id   uuid PRIMARY KEY CONSTRAINT restrictions_record REFERENCES records,
+    record_id   uuid NOT NULL CONSTRAINT restrictions_record REFERENCES records,
     request_id  uuid CONSTRAINT restrictions_request REFERENCES requests,
-    recorded_at timestamptz NOT NULL
+    recorded_at timestamptz NOT NULL,
+    CONSTRAINT restrictions_once UNIQUE NULLS NOT DISTINCT (record_id, request_id)
 );
+CREATE INDEX restrictions_by_request ON restrictions (request_id);
