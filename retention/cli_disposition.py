@@ -26,16 +26,30 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Disposition: what has outlived its retention goes, by two people.")
 
 _DAY = ["%Y-%m-%d"]
+_INSTANT = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"]
 
 
 @app.command("propose")
-def disposition_propose(context: typer.Context) -> None:
+def disposition_propose(
+    context: typer.Context,
+    at: Annotated[
+        datetime | None,
+        typer.Option(formats=_INSTANT, metavar="INSTANT", help="As of its day in the schedule's time zone."),
+    ] = None,
+) -> None:
     """Put everything that is due, and in no open plan, into a new plan."""
+    from retention import engine, policy
     from retention.database import transaction
     from retention.disposition import plans, proposing
 
+    if at is not None and context.obj.as_of is not None:
+        raise UsageError("expected --as-of DATE or --at INSTANT, found both.")
     with opened(context.obj) as archive:
-        found = proposing.propose(archive, now(), context.obj.as_of)
+        as_of = context.obj.as_of
+        if at is not None:
+            with transaction(archive.connections) as conn:
+                as_of = engine.today(policy.current(conn).schedule, at)
+        found = proposing.propose(archive, now(), as_of)
         plan = None
         if found.plan is not None:
             with transaction(archive.connections) as conn:
@@ -77,13 +91,18 @@ def disposition_notify(context: typer.Context) -> None:
 
 
 @app.command("list")
-def disposition_list(context: typer.Context) -> None:
+def disposition_list(
+    context: typer.Context,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Those that execute would go on with, the oldest first.")
+    ] = False,
+) -> None:
     """Every plan, the newest first."""
     from retention.database import transaction
     from retention.disposition import plans
 
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = plans.listed(conn)
+        found = [plans.show(conn, plan) for plan in plans.ready(conn)] if ready else plans.listed(conn)
     rows = [[str(p.id), p.state, str(p.as_of), f"{p.items:,}", f"{p.size:,}"] for p in found]
     headings = ["plan", "state", "as of", "records", "bytes"]
     answer(context.obj, {"plans": [_shown(p) for p in found]}, lambda: table(headings, rows, right=(3, 4)))
@@ -191,9 +210,15 @@ def disposition_approve(
 
 
 @app.command("execute")
-def disposition_execute(context: typer.Context, plan: str) -> None:
+def disposition_execute(
+    context: typer.Context,
+    plan: str,
+    skip_busy: Annotated[
+        bool, typer.Option("--skip-busy", help="Where another process is at it: say so, and exit 0.")
+    ] = False,
+) -> None:
     """Do what was approved, after checking it again. Exits 1 if something is left to do."""
-    _execute(context.obj, plan)
+    _execute(context.obj, plan, skip_busy)
 
 
 @app.command("resume")
@@ -202,7 +227,7 @@ def disposition_resume(context: typer.Context, plan: str) -> None:
     _execute(context.obj, plan)
 
 
-def _execute(chosen: Options, plan: str) -> None:
+def _execute(chosen: Options, plan: str, skip_busy: bool = False) -> None:
     from retention.disposition import execution
 
     _refuse_as_of(chosen)
@@ -213,8 +238,15 @@ def _execute(chosen: Options, plan: str) -> None:
         done += ended
         tell(f"{done:,} records")
 
-    with opened(chosen) as archive:
-        found = execution.execute(archive, identifier(plan), now, progress)
+    try:
+        with opened(chosen) as archive:
+            found = execution.execute(archive, identifier(plan), now, progress)
+    except execution.Busy:
+        if not skip_busy:
+            raise
+        value = {"plan_id": plan, "busy": True}
+        answer(chosen, value, lambda: print(f"plan {plan}: another process is at it, nothing was done here"))
+        return
     _answer(chosen, found)
 
 
@@ -277,13 +309,23 @@ def disposition_withdraw(context: typer.Context, plan: str) -> None:
 
 
 @app.command("advance")
-def disposition_advance(context: typer.Context) -> None:
+def disposition_advance(
+    context: typer.Context,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=_INSTANT, metavar="INSTANT", help="Name also what expired from then on."),
+    ] = None,
+) -> None:
     """Let stages lapse and terms end; the scheduler does this nightly. Exits 1 if a plan expired."""
-    from retention.disposition import reviewing
+    from retention.database import transaction
+    from retention.disposition import plans, reviewing
 
     _refuse_as_of(context.obj)
     with opened(context.obj) as archive:
-        expired = reviewing.advance(archive, now())
+        expired = list(reviewing.advance(archive, now()))
+        if since is not None:
+            with transaction(archive.connections) as conn:
+                expired = list(dict.fromkeys([*expired, *plans.expired_since(conn, since)]))
 
     def people() -> None:
         for plan in expired:
@@ -371,6 +413,7 @@ def _answer(chosen: Options, found: Executed) -> None:
         "failed": {str(record): why for record, why in found.failed},
         "certificate_id": found.certificate_id and str(found.certificate_id),
         "bag": found.bag and str(found.bag),
+        "busy": False,
     }
 
     def people() -> None:

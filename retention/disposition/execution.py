@@ -51,6 +51,10 @@ _DESTROYED = ("destroy", "review")  # actions that, approved, destroy
 Clock = Callable[[], datetime]
 
 
+class Busy(Refused):
+    """Another process executes the plan; what it does is done once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Executed:
     """What an execution did, in all its runs. `failed` are still `destroying`: run it again."""
@@ -83,7 +87,7 @@ def execute(
 ) -> Executed:
     """Do what was approved; go on where a run before it died. `progress` is told of each record that ended.
 
-    Raises Refused (not approved, the clock, another process at it), ServiceUnavailable (run it again)."""
+    Raises Refused (not approved, the clock), Busy (another process at it), ServiceUnavailable (run it again)."""
     with alone(archive, plan_id):
         refuse_wrong_clock(archive, clock())
         plan = _start(archive, plan_id, clock())
@@ -119,7 +123,7 @@ def alone(archive: Archive, plan_id: UUID) -> Iterator[None]:
     with psycopg.connect(archive.settings.database_url, autocommit=True, connect_timeout=5) as conn:
         row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 2))", (f"execute {plan_id}",)).fetchone()
         if row != (True,):
-            raise Refused(f"refusing to execute plan {plan_id}: another process is at it. Wait for it to end.")
+            raise Busy(f"refusing to execute plan {plan_id}: another process is at it. Wait for it to end.")
         yield
 
 

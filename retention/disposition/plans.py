@@ -100,6 +100,32 @@ def listed(conn: Connection) -> list[Plan]:
     return [show(conn, row[0]) for row in rows.fetchall()]
 
 
+def ready(conn: Connection) -> list[UUID]:
+    """Approved plans with something left to do here, the first approved first: not yet executed, or broken off.
+
+    A plan of which only a transfer is left waits for its receiver, and is not among them."""
+    rows = conn.execute(
+        """SELECT p.plan_id FROM plans p JOIN proposals q ON q.proposal_id = p.plan_id
+             LEFT JOIN transfers t USING (plan_id)
+            WHERE q.state = 'approved' AND p.ended_at IS NULL
+              AND (t.plan_id IS NULL OR t.acknowledged_at IS NOT NULL
+                   OR EXISTS (SELECT FROM plan_items i
+                               WHERE i.plan_id = p.plan_id AND i.open AND i.action <> 'transfer'))
+            ORDER BY q.decided_at, p.plan_id"""
+    )
+    return [row[0] for row in rows]
+
+
+def expired_since(conn: Connection, since: datetime) -> list[UUID]:
+    """Plans that expired undecided at that time or later, the first first."""
+    rows = conn.execute(
+        """SELECT proposal_id FROM proposals WHERE kind = 'disposition' AND state = 'expired' AND decided_at >= %s
+            ORDER BY decided_at, proposal_id""",
+        (since,),
+    )
+    return [row[0] for row in rows]
+
+
 def items(conn: Connection, plan_id: UUID) -> Iterator[tuple[Any, ...]]:
     """Every item: record, unit, class, action, rule, retained until, decision, reason, outcome. Streamed."""
     return stream(
