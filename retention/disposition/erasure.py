@@ -14,7 +14,6 @@ Rules of this module (requirements: storage, *Sealing*, *Residue*; design: *Cras
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -31,6 +30,7 @@ from retention.rules import Tombstone
 from retention.seal import RecordKey, new_record_key
 
 Clock = Callable[[], datetime]
+_AT_ONCE = 25  # objects in one request to the vault: small enough that every thread has work
 
 
 def destroy(archive: Archive, plan_id: UUID, ids: Sequence[UUID], clock: Clock) -> list[tuple[UUID, str]]:
@@ -108,42 +108,49 @@ def _annexes(archive: Archive, ids: Sequence[UUID], now: datetime) -> list[tuple
     return found
 
 
-def _erase(archive: Archive, ids: Sequence[UUID]) -> tuple[dict[UUID, int], list[tuple[UUID, str]]]:
-    """Remove every version of every object: the records of which nothing is left, with how many versions there
-    were, and those that failed."""
+def _erase(archive: Archive, ids: Sequence[UUID]) -> tuple[list[UUID], list[tuple[UUID, str]]]:
+    """Remove every version of every object: the records of which nothing is left, and those that failed.
+
+    What was ever locked or held is looked at once more, one by one; the rest goes many at a time."""
     vault = archive.vault
     with transaction(archive.connections) as conn:
         rows = conn.execute(
-            """SELECT t.record_id, 'records/' || t.record_id || '/' || encode(t.sealed_sha256, 'hex')
-                 FROM tombstones t WHERE t.record_id = ANY(%(ids)s)
-               UNION ALL SELECT record_id, 'quarantine/' || quarantine_id FROM quarantine
-                WHERE record_id = ANY(%(ids)s)""",
+            """WITH objects AS (
+                   SELECT t.record_id, 'records/' || t.record_id || '/' || encode(t.sealed_sha256, 'hex') AS key,
+                          c.version
+                     FROM tombstones t JOIN contents c USING (record_id) WHERE t.record_id = ANY(%(ids)s)
+                   UNION ALL
+                   SELECT record_id, 'quarantine/' || quarantine_id, version FROM quarantine
+                    WHERE record_id = ANY(%(ids)s))
+               SELECT record_id, key, version, EXISTS (SELECT FROM object_locks l WHERE l.subject_id = record_id)
+                      OR EXISTS (SELECT FROM hold_flags f WHERE f.subject_id = record_id)
+                 FROM objects""",
             {"ids": list(ids)},
         ).fetchall()
+    looked_at = [[row] for row in rows if row[3]]
+    others = [row for row in rows if not row[3]]
+    groups = looked_at + [others[start : start + _AT_ONCE] for start in range(0, len(others), _AT_ONCE)]
 
-    def erase(row: tuple[UUID, str]) -> tuple[UUID, int, str | None]:
+    def erase(group: list[tuple[UUID, str, str, bool]]) -> Sequence[MunimentError | None]:
+        if not group[0][3]:
+            return vault.erase_many([(key, version) for _, key, version, _ in group])
         try:
-            return row[0], vault.erase(row[1]), None
+            vault.erase(group[0][1])
         except MunimentError as error:
-            return row[0], 0, str(error)
+            return [error]
+        return [None]
 
     with ThreadPoolExecutor(archive.settings.vault_threads, "erase") as threads:
-        erased = list(threads.map(erase, rows))
-    failed = {record: why for record, _, why in erased if why is not None}
-    versions: Counter[UUID] = Counter()
-    for record, count, _ in erased:
-        if record not in failed:
-            versions[record] += count
-    return dict(versions), list(failed.items())
+        told = list(zip(groups, threads.map(erase, groups), strict=True))
+    failed = {row[0]: str(why) for group, each in told for row, why in zip(group, each, strict=True) if why is not None}
+    return [record for record in dict.fromkeys(row[0] for row in rows) if record not in failed], list(failed.items())
 
 
-def _finish(
-    archive: Archive, plan_id: UUID, versions: Mapping[UUID, int], former: Mapping[UUID, UUID], now: datetime
-) -> None:
+def _finish(archive: Archive, plan_id: UUID, gone: Sequence[UUID], former: Mapping[UUID, UUID], now: datetime) -> None:
     """T2: the record is destroyed. What described it goes in the same transaction."""
-    if not versions:
+    if not gone:
         return
-    ids = {"ids": list(versions)}
+    ids = {"ids": list(gone)}
     with transaction(archive.connections) as conn:
         rows = conn.execute(
             """SELECT t.record_id, t.outcome, t.rule_id, t.retain_until, t.sealed_sha256, c.class_id, r.aggregation_id
@@ -156,7 +163,7 @@ def _finish(
                  FROM tombstones t WHERE t.record_id = r.record_id AND r.record_id = ANY(%(ids)s) AND r.state = 2""",
             ids,
         )
-        _forget(conn, plan_id, ids["ids"], [document for document, record in former.items() if record in versions])
+        _forget(conn, plan_id, ids["ids"], [document for document, record in former.items() if record in set(gone)])
         conn.execute(
             """UPDATE plan_items i SET open = false, outcome = t.outcome, ended_at = %s FROM tombstones t
                 WHERE i.plan_id = %s AND i.record_id = t.record_id AND t.record_id = ANY(%s)""",
@@ -170,7 +177,6 @@ def _finish(
                 "rule": rule,
                 "retain_until": until.isoformat(),
                 "sealed_sha256": bytes(digest).hex(),
-                "versions": versions[record],
                 "outcome": outcome,
             }
             events.append(

@@ -21,13 +21,13 @@ Errors: `Refused` (lock, hold, other bytes), `NotFound`, `Damaged` (bytes are no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import BinaryIO, Protocol
 
-from retention.errors import Refused, UsageError
+from retention.errors import MunimentError, Refused, UsageError
 
 LAST_LOCK = datetime(2106, 2, 6, tzinfo=UTC)  # 2**32 seconds end on 2106-02-07
 MAX_KEY = 800  # S3 allows 1,024 bytes, of which a prefix of the URL takes some
@@ -163,6 +163,13 @@ class Vault(Protocol):
         """Remove every version and marker, list again; returns how many versions went. Refused while locked.
 
         Erasing what is not there returns 0: running it twice changes nothing the second time."""
+        ...
+
+    def erase_many(self, objects: Sequence[tuple[str, str]]) -> Sequence[MunimentError | None]:
+        """Erase objects (key, version) that were never locked or held; for each, None, or why it is still there.
+
+        In as few requests as the store allows. No lock is looked for, but what the store itself refuses is told as
+        Refused. Each key is listed again, and what other versions it has are erased as `erase` does."""
         ...
 
     def check(self) -> None:

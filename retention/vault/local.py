@@ -24,7 +24,7 @@ import json
 import os
 import secrets
 import stat as stat_bits
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,6 +125,16 @@ class LocalVault:
             gone = self._unlink(key)
             self._unlink(f"{LOCKS}/{key}")
         return gone
+
+    def erase_many(self, objects: Sequence[tuple[str, str]]) -> Sequence[MunimentError | None]:
+        def erase(key: str) -> MunimentError | None:
+            try:
+                self.erase(key)
+            except MunimentError as error:
+                return error
+            return None
+
+        return [erase(key) for key, _ in objects]
 
     def check(self) -> None:
         if not self._root.is_dir():

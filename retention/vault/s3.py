@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from retention.errors import Damaged, NotFound, Refused, ServiceUnavailable, UsageError
+from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
 from retention.vault.base import (
     Lock,
     LockMode,
@@ -54,7 +54,7 @@ from retention.vault.s3_requests import (
     meaning,
     place_of,
 )
-from retention.vault.s3_versions import delete, each_object, of_key
+from retention.vault.s3_versions import delete, delete_many, each_object, of_key
 from retention.vault.s3_wire import Wire
 
 if TYPE_CHECKING:
@@ -188,6 +188,25 @@ class S3Vault:
             gone += len(versions)
         raise ServiceUnavailable(f"{self.url}: {key} has versions again after it was erased: who writes it? Run again")
 
+    def erase_many(self, objects: Sequence[tuple[str, str]]) -> Sequence[MunimentError | None]:
+        versioned = self._has_versions()
+        named = [(key, version) for key, version in objects if bool(version) is versioned]
+        try:
+            at = [(self._base + check_key(key), version) for key, version in named]
+            told = dict(zip((key for key, _ in named), delete_many(self._client, self._place, at), strict=True))
+        except MunimentError as error:
+            return [error] * len(objects)
+
+        def rest(key: str) -> MunimentError | None:
+            try:
+                if told.get(key) is None and any(self._all_of(key)):
+                    self.erase(key)
+            except MunimentError as error:
+                return error
+            return told.get(key)
+
+        return [rest(key) for key, _ in objects]
+
     def check(self) -> None:
         self._versioned = None
         self._has_versions()
@@ -199,9 +218,7 @@ class S3Vault:
         )
 
     def time(self) -> datetime | None:
-        answer = attempt(
-            self._place, "ask for its time", lambda: self._client.head_bucket(Bucket=self._place.bucket)
-        )
+        answer = attempt(self._place, "ask for its time", lambda: self._client.head_bucket(Bucket=self._place.bucket))
         said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         try:
             return parsedate_to_datetime(said) if said else None

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from retention.errors import Damaged, Refused
-from retention.vault.s3_requests import ABSENT, Place, attempt
+from retention.errors import Damaged, MunimentError, Refused
+from retention.vault.s3_requests import ABSENT, Place, attempt, meaning
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -83,6 +83,27 @@ def delete(client: S3Client, place: Place, key: str, versions: Sequence[str]) ->
     for start in range(0, len(versions), DELETE_BATCH):
         batch: Any = [{"Key": key, "VersionId": version} for version in versions[start : start + DELETE_BATCH]]
         attempt(place, doing, partial(_delete, client, place, batch), denied=Refused)
+
+
+def delete_many(client: S3Client, place: Place, objects: Sequence[tuple[str, str]]) -> Sequence[MunimentError | None]:
+    """Remove one version of each of many keys for good; for each, None, or what the store says against it.
+
+    Raises what all of them failed of."""
+    told: list[MunimentError | None] = []
+    for start in range(0, len(objects), DELETE_BATCH):
+        part = objects[start : start + DELETE_BATCH]
+        batch: Any = [{"Key": key} | ({"VersionId": version} if version else {}) for key, version in part]
+        request = partial(client.delete_objects, Bucket=place.bucket, Delete={"Objects": batch, "Quiet": True})
+        answer: Any = attempt(place, f"erase {len(part)} objects", request, denied=Refused)
+        failed = {error.get("Key"): error for error in answer.get("Errors", []) if error.get("Code") not in ABSENT}
+        for key, _ in part:
+            error = failed.get(key)
+            if error is None:
+                told.append(None)
+                continue
+            of_one = ClientError({"Error": error, "ResponseMetadata": answer["ResponseMetadata"]}, "DeleteObjects")
+            told.append(meaning(place, f"erase {key}", of_one, Refused))
+    return told
 
 
 def _delete(client: S3Client, place: Place, batch: Any) -> None:

@@ -266,6 +266,25 @@ def test_erase_takes_only_its_key(vault: Vault) -> None:
     assert [each.key for each in vault.list()] == ["records/a/x-1", "records/a/x.1", "records/a/x1"]
 
 
+def test_erase_many_takes_each_whole_and_nothing_else(vault: Vault) -> None:
+    keys = [f"records/{n}/x" for n in range(7)]
+    versions = [put(vault, key, b"x").version for key in keys]
+    put(vault, "records/0/x1", b"a key that begins with another one's name")
+    objects = list(zip(keys[:6], versions[:6], strict=True))
+    assert vault.erase_many(objects) == [None] * 6
+    assert {each.key for each in vault.list()} == {"records/0/x1", "records/6/x"}
+    assert vault.erase_many(objects) == [None] * 6  # again changes nothing
+    assert vault.erase_many([]) == []
+
+
+@pytest.mark.parametrize("version", ["", "given"])
+def test_erase_many_without_a_version_leaves_no_marker(vault: Vault, version: str) -> None:
+    stored = put(vault, KEY, b"x")
+    assert vault.erase_many([(KEY, stored.version if version else "")]) == [None]
+    assert list(vault.list()) == []
+    assert vault.erase(KEY) == 0  # neither a version nor a delete marker is left
+
+
 # Locks and holds
 
 keeping_locks = pytest.mark.parametrize("store", KEEPING_LOCKS, indirect=True)
@@ -332,6 +351,20 @@ def test_putting_again_gives_the_lock_that_was_missing(vault: Vault) -> None:
     lock = soon()
     again = put(vault, KEY, b"x", lock)
     assert (again.lock, again.version, again.sha256) == (lock, first.version, first.sha256)
+
+
+@keeping_locks
+def test_erase_many_tells_which_the_store_keeps(vault: Vault) -> None:
+    kept = put(vault, "records/kept", b"x", soon(3600))
+    held = put(vault, "records/held", b"x")
+    vault.hold("records/held", held.version, True)
+    free = put(vault, "records/free", b"x")
+    told = vault.erase_many(
+        [("records/kept", kept.version), ("records/free", free.version), ("records/held", held.version)]
+    )
+    assert [type(one) for one in told] == [Refused, type(None), Refused]
+    assert {each.key for each in vault.list()} == {"records/kept", "records/held"}
+    vault.hold("records/held", held.version, False)
 
 
 @keeping_locks
