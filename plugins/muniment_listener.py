@@ -1,7 +1,8 @@
 """The end of a DAG run, told to the ledger.
 
 Rules of this module:
-- Only DAGs of Muniment are told of; both ends are: silence is failure.
+- Only DAGs of Muniment are told of; both ends are: silence is failure. Of `disposition_execution`, which looks
+  every 15 minutes and mostly finds nothing, the failures: what it executed is in the history by itself.
 - Airflow calls a listener inside the scheduler's loop, before its transaction commits. So a listener only puts
   the fact into a queue; one thread tells it, by `muniment run observe` in a process of its own.
 - Airflow goes on whatever happens here. An end that could not be told after three tries is logged with the
@@ -45,13 +46,15 @@ def on_dag_run_failed(dag_run: DagRun) -> None:
     observe(dag_run.dag_id, dag_run.run_id, "failed")
 
 
-def ours(dag_id: str) -> bool:
-    return dag_id == "retention_report" or dag_id.startswith("ingest_documents__")
+def ours(dag_id: str, state: str) -> bool:
+    if dag_id == "disposition_execution":
+        return state == "failed"
+    return dag_id in ("retention_report", "disposition_cycle") or dag_id.startswith("ingest_documents__")
 
 
 def observe(dag_id: str, run_id: str, state: str) -> Future[bool] | None:
-    """Queue the end of a run; the future says whether the ledger has it. None for a DAG that is not ours."""
-    if not ours(dag_id):
+    """Queue the end of a run; the future says whether the ledger has it. None where it is not to be told."""
+    if not ours(dag_id, state):
         return None
     try:
         return _teller.submit(_tell, dag_id, run_id, state)

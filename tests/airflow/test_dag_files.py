@@ -9,6 +9,8 @@ from typing import Any
 
 from tests.airflow.conftest import ROOT, Script, clean_environment
 
+OURS = {"retention_report", "disposition_cycle", "disposition_execution"}  # beside those of the sources
+
 READ = """
 import json, sys, time
 import airflow.sdk, airflow.sdk.execution_time.task_runner
@@ -48,7 +50,7 @@ def test_every_source_has_a_dag_with_its_own_schedule(script: Script, tmp_path: 
     assert found["errors"] == {}
     names = ("nightly", "weekly", "asked", "resting", "inbox-1")
     dags = found["dags"]
-    assert set(dags) == {f"ingest_documents__{name}" for name in names} | {"retention_report"}
+    assert set(dags) == {f"ingest_documents__{name}" for name in names} | OURS
     assert "0 2 * * *" in dags["ingest_documents__nightly"]["schedule"]
     assert "30 3 * * 1" in dags["ingest_documents__weekly"]["schedule"]
     for name in ("asked", "resting", "inbox-1"):
@@ -63,6 +65,10 @@ def test_every_source_has_a_dag_with_its_own_schedule(script: Script, tmp_path: 
         assert dag["runs"] == 1
         assert not dag["catchup"]
     assert re.search(r"muniment://catalog.*30 5 \* \* \*", dags["retention_report"]["schedule"])
+    assert "0 1 * * *" in dags["disposition_cycle"]["schedule"]
+    assert re.search(r"muniment://approvals.*\*/15 \* \* \* \*", dags["disposition_execution"]["schedule"])
+    for name in OURS:
+        assert (dags[name]["runs"], dags[name]["catchup"]) == (1, False)
     # What a task needs is imported by the process that it starts, never by Airflow.
     heavy = {"boto3", "botocore", "great_expectations", "pandas", "psycopg", "pypdf", "magic", "lxml", "pebble"}
     assert heavy & set(found["loaded"]) == set()
@@ -76,7 +82,7 @@ def test_a_mistake_in_the_source_file_is_an_import_error_with_its_line(script: S
     (error,) = found["errors"].values()
     assert f"{file}:5: " in error
     assert "noon" in error
-    assert set(found["dags"]) == {"retention_report"}
+    assert set(found["dags"]) == OURS
 
 
 def test_a_source_file_that_is_missing_is_an_import_error(script: Script, tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ ENDS = [
     ["ingest_documents__samples", "manual__1", "success"],
     ["retention_report", "scheduled__2", "failed"],
     ["somebody_elses", "manual__3", "success"],
+    ["disposition_cycle", "scheduled__4", "success"],
+    ["disposition_execution", "scheduled__5", "success"],
+    ["disposition_execution", "scheduled__6", "failed"],
 ]
 
 
@@ -43,7 +46,7 @@ def test_both_ends_of_our_runs_are_told_and_no_others(
     with psycopg.connect(settings.database_url) as connection:
         rows = connection.execute("SELECT entry FROM events WHERE type = 'ine' ORDER BY position").fetchall()
     told = [json.loads(entry) for (entry,) in rows]
-    assert [one["outcome"] for one in told] == ["success", "failure"]
+    assert [one["outcome"] for one in told] == ["success", "failure", "success", "failure"]
     # A person may have typed the id of a run: in history it has a pseudonym, and its name beside it, sealed.
     assert not any("manual" in entry.decode() or "scheduled" in entry.decode() for (entry,) in rows)
 
