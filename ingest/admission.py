@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,7 @@ from ingest.validation import decide as worst
 from retention import engine
 from retention.locks import LONGEST, ROLLING
 from retention.model import UNCLASSIFIED, Coded, Deposit, Description, Detained, Sighting, Turned, Unit, new_id
+from retention.patterns import bounded
 from retention.rules import RecordClass, Schedule, Worm
 
 _COMPRESSION = 3  # text is compressed while hundreds of documents wait for their batch
@@ -168,6 +170,7 @@ def _deposits(document: Read, validated: Extraction, record_class: RecordClass |
     file = document.spooled.file
     modified = engine.civil_date(file.modified, policy.schedule.timezone) if file.modified else None
     lock = _wanted_lock(document, modified, record_class, policy)
+    aggregation = _aggregation(file.place, validated, record_class)
     deposits: list[Deposit] = []
     waiting: list[tuple[Extraction, UUID | None, tuple[str, ...]]] = [(validated, None, ())]
     while waiting:
@@ -188,10 +191,28 @@ def _deposits(document: Read, validated: Extraction, record_class: RecordClass |
                 parent_id=parent,
                 steps=_steps(part),
                 wanted_lock=lock,
+                aggregation=aggregation,
             )
         )
         waiting += [(child, record_id, (*inside, child.name)) for child in part.children]
     return deposits
+
+
+_pattern = lru_cache(maxsize=64)(bounded)
+
+
+def _aggregation(place: str, part: Extraction, record_class: RecordClass | None) -> tuple[str, str] | None:
+    """Kind and business id of the case file, from where the class says it stands; None where it does not."""
+    source = record_class.aggregation if record_class else None
+    if source is None:
+        return None
+    if source.field is not None:
+        said = part.metadata.get(source.field)
+        found = str(said) if isinstance(said, str | int) and not isinstance(said, bool) else ""
+    else:
+        matched = _pattern(source.path or "").search(place)
+        found = (matched[1] or "") if matched else ""
+    return (source.kind, found.strip()) if found.strip() else None
 
 
 def _steps(part: Extraction) -> dict[str, Any]:

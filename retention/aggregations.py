@@ -11,8 +11,8 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -42,10 +42,10 @@ class Aggregation:
 class Sealed:
     """Aggregations with the keys and lines that the vault has; rows are written later."""
 
-    found: dict[UUID, Aggregation]
-    keys: dict[UUID, RecordKey]
-    objects: list[descriptors.Descriptor]
-    lines: list[descriptors.Line]
+    found: Mapping[UUID, Aggregation] = field(default_factory=dict)
+    keys: Mapping[UUID, RecordKey] = field(default_factory=dict)
+    objects: Sequence[descriptors.Descriptor] = ()
+    lines: Sequence[descriptors.Line] = ()
 
 
 def parse(text: str) -> Aggregation:
@@ -141,6 +141,17 @@ def insert(conn: Connection, archive: Archive, sealed: Sealed, now: datetime) ->
 def ensure(conn: Connection, archive: Archive, wanted: Iterable[Aggregation], now: datetime) -> list[Event]:
     """Make what is missing, in one transaction."""
     return insert(conn, archive, seal(archive, conn, wanted, now), now)
+
+
+def joined(conn: Connection, ids: Iterable[UUID]) -> set[UUID]:
+    """Which of the aggregations that records are about to join were ever suspended: such records are special.
+
+    Nobody suspends one until this transaction ends."""
+    asked = list(ids)
+    if not asked:
+        return set()
+    conn.execute("SELECT FROM aggregations WHERE aggregation_id = ANY(%s) ORDER BY aggregation_id FOR SHARE", (asked,))
+    return {row[0] for row in conn.execute("SELECT subject_id FROM suspensions WHERE subject_id = ANY(%s)", (asked,))}
 
 
 def _description(aggregation: Aggregation) -> Description:

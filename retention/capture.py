@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from retention import descriptors, holds, ledger, locks, quarantine, runs
+from retention import aggregations, descriptors, holds, ledger, locks, quarantine, runs, triggers
+from retention.aggregations import Aggregation
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.ledger import Event
@@ -76,6 +77,10 @@ def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], relea
     keys = {subject: placed[subject].key if subject in placed else new_record_key() for subject in subjects}
     sealed = ((subject, 1, keys[subject].seal(descriptors.encode(*subjects[subject][:2]))) for subject in subjects)
     objects, lines = descriptors.store(archive, sealed, clock())
+    cases = aggregations.Sealed()
+    if _cases(batch):
+        with transaction(archive.connections) as conn:
+            cases = aggregations.seal(archive, conn, _cases(batch), clock())
     now = clock()
     with transaction(archive.connections) as conn:
         holds.shared(conn)
@@ -92,7 +97,10 @@ def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], relea
         store_keys(conn, archive.safe, {s: (keys[s], scope) for s, (_, _, scope) in subjects.items()}, now)
         descriptors.insert(conn, objects, [line for line in lines if line.subject_id in subjects], now)
         descriptors.describe(conn, ((s, 1, kind, description) for s, (kind, description, _) in subjects.items()))
-        _insert_records(conn, batch, placed, superseded, now)
+        opened = aggregations.insert(conn, archive, cases, now)
+        _insert_records(conn, archive, batch, placed, superseded, now)
+        received = {d.record_id: d.received for unit in batch.admitted for d in unit.deposits}
+        replaced = triggers.superseded(conn, archive, {old: received[new] for new, old in superseded.items()}, now)
         quarantine.insert(conn, batch.run_id, _kept(batch, placed, superseded), now)
         _insert_findings(conn, subjects)
         held = holds.arrived(conn, archive, [*subjects], now, releasing)
@@ -100,7 +108,7 @@ def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], relea
         result = Committed(_items(batch), sum(d.size for u in batch.admitted for d in u.deposits))
         runs.record_batch(conn, batch, result, now)
         where = {line.subject_id: line for line in lines}
-        events = [*_events(archive, batch, placed, where, superseded, now), *held]
+        events = [*opened, *_events(archive, batch, placed, where, superseded, now), *replaced, *held]
         if releasing is not None:
             record_id = batch.admitted[0].deposits[0].record_id
             events.append(quarantine.release(conn, archive, releasing, record_id, now))
@@ -243,8 +251,15 @@ def _subjects(batch: Batch) -> dict[UUID, tuple[str, Description, str]]:
     return found
 
 
+def _cases(batch: Batch) -> set[Aggregation]:
+    """The aggregations that the batch's records belong to."""
+    named = {d.aggregation for unit in batch.admitted for d in unit.deposits if d.aggregation}
+    return {Aggregation(*one) for one in named}
+
+
 def _insert_records(
     conn: Connection,
+    archive: Archive,
     batch: Batch,
     placed: Mapping[UUID, _Placed],
     superseded: Mapping[UUID, UUID],
@@ -252,13 +267,16 @@ def _insert_records(
 ) -> None:
     deposits = [d for unit in batch.admitted for d in unit.deposits]
     classes = _class_keys(conn, {d.class_id for d in deposits})
+    cases = {(one.kind, one.business_id): aggregations.identity(archive.safe, one) for one in _cases(batch)}
+    suspended = aggregations.joined(conn, cases.values())
     with conn.cursor() as cursor:
         with cursor.copy(
-            "COPY records (record_id, bytes, recorded_at, received, document_date, modified, class_key, parent_id) "
-            "FROM STDIN (FORMAT binary)"
+            "COPY records (record_id, bytes, recorded_at, received, document_date, modified, class_key, parent_id, "
+            "aggregation_id, special) FROM STDIN (FORMAT binary)"
         ) as copy:
-            copy.set_types(["uuid", "int8", "timestamptz", "date", "date", "date", "int2", "uuid"])
+            copy.set_types(["uuid", "int8", "timestamptz", "date", "date", "date", "int2", "uuid", "uuid", "bool"])
             for d in deposits:
+                case = cases[d.aggregation] if d.aggregation else None
                 copy.write_row(
                     (
                         d.record_id,
@@ -269,6 +287,8 @@ def _insert_records(
                         d.modified,
                         classes[d.class_id],
                         d.parent_id,
+                        case,
+                        case in suspended,
                     )
                 )
         with cursor.copy(

@@ -102,6 +102,7 @@ class Deposit:
     parent_id: UUID | None = None
     steps: Mapping[str, Any] = field(default_factory=dict)  # format and tool versions, for the ingestion event
     wanted_lock: tuple[str, datetime] | None = None  # mode and end that policy requires
+    aggregation: tuple[str, str] | None = None  # kind and business id of the case file that it belongs to
 
 
 @dataclass(frozen=True, slots=True)

@@ -339,6 +339,16 @@ class DocumentDate:
 
 
 @dataclass(frozen=True, slots=True)
+class AggregationSource:
+    """Where a document says which case file it belongs to: a metadata field, or the first group of a pattern that
+    is found in its place. Exactly one of the two is set."""
+
+    kind: str  # patient, contract
+    field: str | None = None
+    path: str | None = None  # bounded (retention.patterns)
+
+
+@dataclass(frozen=True, slots=True)
 class RecordClass:
     """One class of the file plan. It has the rules that it names; nothing is inherited from its parent."""
 
@@ -356,6 +366,7 @@ class RecordClass:
     match: tuple[Match, ...] = ()
     document_date: DocumentDate = DocumentDate()
     unit: Unit = Unit.RECORD
+    aggregation: AggregationSource | None = None
     tombstone: Tombstone = Tombstone.OPAQUE
     backup: Backup = Backup()
     comment: str = ""

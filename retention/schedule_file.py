@@ -15,7 +15,17 @@ from datetime import date, timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from retention import rules
 from retention.patterns import bounded
@@ -219,6 +229,27 @@ class MatchFile(Strict):
     regex: PatternText | None = None
 
 
+def _one_group(text: str) -> object:
+    found = bounded(text)
+    if found.groups != 1:
+        raise ValueError(f"expected a pattern with one group, the business id, found {found.groups}")
+    return found
+
+
+class AggregationFile(Strict):
+    """Which case file a document belongs to: `field` of its metadata, or the one group of `path`."""
+
+    kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", examples=["patient"])]
+    field: Line | None = None
+    path: Annotated[str, _accepted(_one_group), _shape(".", r"patients/(\d{1,9})/")] | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> AggregationFile:
+        if (self.field is None) == (self.path is None):
+            raise ValueError("expected one of field and path")
+        return self
+
+
 class DocumentDateFile(Strict):
     """The metadata fields that may date a document, in order of trust, and from when they are believed."""
 
@@ -255,6 +286,8 @@ class ClassFile(Strict):
     match: list[MatchFile] = []
     document_date: DocumentDateFile | None = None
     unit: Unit = Unit.RECORD
+    aggregation: AggregationFile | None = None
+    """Records of the class are put into this aggregation when they are captured."""
     tombstone: Tombstone = Tombstone.OPAQUE
     backup: BackupFile | None = None
     comment: str = ""
@@ -371,6 +404,7 @@ def record_class(given: ClassFile, found: list[RuleFile], parent: str | None) ->
         if dated
         else rules.DocumentDate((), date(1900, 1, 1)),
         unit=given.unit,
+        aggregation=rules.AggregationSource(**given.aggregation.model_dump()) if given.aggregation else None,
         tombstone=given.tombstone,
         backup=rules.Backup(
             tuple(backup.vaults), backup.rpo, backup.rto, backup.keep.model_dump() if backup.keep else {}

@@ -134,6 +134,20 @@ def take_effect(conn: Connection, archive: Archive, proposal: Proposal, now: dat
     return _apply(conn, archive, _fresh(conn, _from_payload(conn, archive, proposal)), now)[1]
 
 
+def superseded(conn: Connection, archive: Archive, former: Mapping[UUID, date], now: datetime) -> list[Event]:
+    """That newer versions of these records came in, on these days, for the transaction that captures them; the
+    events are for the caller to append. A record that is kept no more is left out."""
+    if not former:
+        return []
+    kept = conn.execute(
+        "SELECT record_id FROM records WHERE record_id = ANY(%s) AND state = %s ORDER BY record_id FOR NO KEY UPDATE",
+        (list(former), RecordState.KEPT),
+    ).fetchall()
+    make_kinds(conn, ("superseded", "superseded:first"))
+    given = tuple(Given(row[0], "superseded", former[row[0]]) for row in kept)
+    return _apply(conn, archive, _fresh(conn, Change(given)), now)[1]
+
+
 def effect(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> list[UUID]:
     """The records that the change would make due on `today`, by id. Nothing is changed."""
     touched = _touched(conn, schedule, wanted)
