@@ -4,6 +4,8 @@ Rules of this module:
 - Reading only. Each answer is one statement, or a handful for one record; no loop over the catalog.
 - Names come from the description tables and are shown while they exist; the control tables answer alone while
   descriptions are being rebuilt.
+- What is restricted (GDPR art. 18) is stored and nothing else: no search finds it, and of one that is shown there is
+  what control tables have, no description.
 - A search is for words: all of them, in any order, without niqqud; `"quoted words"` stand together, `-word` is
   absent, `or` between alternatives (PostgreSQL's websearch syntax).
 """
@@ -49,11 +51,34 @@ def find(conn: Connection, query: str, class_id: str | None = None, limit: int =
                   websearch_to_tsquery('simple', %(query)s) AS wanted
             WHERE d.search @@ wanted AND r.state = %(kept)s
               AND (%(class)s::text IS NULL OR c.class_id = %(class)s)
+              AND NOT EXISTS (SELECT FROM restrictions x WHERE x.record_id = r.record_id)
             ORDER BY ts_rank(d.search, wanted) DESC, r.received DESC, r.record_id
             LIMIT %(limit)s""",
         {"query": searchable(query), "class": class_id, "limit": limit, "kept": RecordState.KEPT},
     )
     return [Hit(*row) for row in rows]
+
+
+def restricted_hits(conn: Connection, query: str, class_id: str | None = None) -> int:
+    """How many records `find` leaves out because they are restricted."""
+    row = conn.execute(
+        """SELECT count(DISTINCT r.record_id)
+             FROM restrictions x JOIN records r USING (record_id) JOIN classes c USING (class_key)
+             JOIN descriptions d ON d.subject_id = r.record_id
+            WHERE d.search @@ websearch_to_tsquery('simple', %(query)s) AND r.state = %(kept)s
+              AND (%(class)s::text IS NULL OR c.class_id = %(class)s)""",
+        {"query": searchable(query), "class": class_id, "kept": RecordState.KEPT},
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def restricted(conn: Connection, ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """Which of the records are restricted, and since when."""
+    rows = conn.execute(
+        "SELECT record_id, min(recorded_at) FROM restrictions WHERE record_id = ANY(%s) GROUP BY 1", (list(ids),)
+    )
+    return dict(rows.fetchall())
 
 
 def facts(conn: Connection, record_id: UUID, known_at: datetime | None = None) -> RecordFacts:
@@ -220,6 +245,10 @@ def show(archive: Archive, record_id: UUID) -> dict[str, Any]:
         if row is None:
             raise NotFound(f"no record {record_id}. `muniment find WORDS` looks for one by its text.")
         found = _shown(record_id, row)
+        since = restricted(conn, [record_id]).get(record_id)
+        found["restricted_since"] = _plain(since)
+        if since is not None:
+            found |= dict.fromkeys(_DESCRIBED)
         found["events"] = history(conn, archive, record_id)
     return found
 
@@ -242,11 +271,17 @@ def history(conn: Connection, archive: Archive, subject_id: UUID) -> list[dict[s
     return events
 
 
+_DESCRIBED = (
+    *("title", "name", "source", "place", "mime", "puid", "language", "author"),
+    *("sha256", "metadata", "findings"),
+)
+
+
 def _shown(record_id: UUID, row: tuple[Any, ...]) -> dict[str, Any]:
     keys = (
         *("class_id", "state", "received", "document_date", "modified", "bytes", "recorded_at", "parent_id"),
         *("sealed_sha256", "sealed_bytes", "version", "verified_at", "run_id", "supersedes"),
-        *("title", "name", "source", "place", "mime", "puid", "language", "author", "sha256", "metadata", "findings"),
+        *_DESCRIBED,
         *("lock_mode", "lock_wanted_until", "lock_until", "children", "holds"),
     )
     found = {"record_id": str(record_id)} | {key: _plain(value) for key, value in zip(keys, row, strict=True)}

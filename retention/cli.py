@@ -132,6 +132,9 @@ def find(
     wanted, of = printable(query), None if class_id is None else printable(class_id)
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
         hits = catalog.find(conn, wanted, of, limit)
+        restricted = catalog.restricted_hits(conn, wanted, of)
+    if restricted:
+        tell(f"{restricted:,} more are restricted (GDPR art. 18), and are not shown: muniment request list --all")
     value = [
         {
             "record_id": str(h.record_id),

@@ -6,8 +6,9 @@ Rules of this module:
   result, and stops no other; it never goes silently missing.
 - Memory does not grow with a document: it is opened from the vault's stream to the bag's file, in chunks.
 - Everything of a record stands in its own folder, `data/records/<record id>/`, so that two names never meet:
-  the document as `<name>`, and in a production its text as `<name>.txt` and what is known of it as `<name>.json`
-  (SEC 17a-4(f)(2)(iv): native and readable).
+  the document as `<name>`, and in a production and for the person whom it is about its text as `<name>.txt` and what
+  is known of it as `<name>.json` (SEC 17a-4(f)(2)(iv), GDPR art. 15(3): native and readable).
+- What is restricted (GDPR art. 18) leaves for legal claims and for the person whom it is about, not in a transfer.
 - `metadata/`: `premis.xml`; `nara.psv`, a line for every file of the payload (NARA Bulletin 2015-04: the minimum
   elements, delimited by pipes); `audit-trail.jsonl`, the events of the records as the ledger holds them.
 - A bag of the same records under the same identifier that stands, and is whole, is not written again: the receiver
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
 
-from retention import finding_aid, ledger, policy, premis, record_files
+from retention import catalog, finding_aid, ledger, policy, premis, record_files
 from retention.archive import SOFTWARE, Archive, names
 from retention.bag_check import profile, profile_file, verify_bag
 from retention.bags import (
@@ -67,6 +68,7 @@ class Purpose(StrEnum):
 
     TRANSFER = "transfer"
     PRODUCTION = "production"
+    ACCESS = "access"  # to the person whom they are about
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +243,9 @@ class _Work:
             try:
                 for start in range(0, len(wanted), CHUNK_OF_RECORDS):
                     chunk = wanted[start : start + CHUNK_OF_RECORDS]
-                    sources, reasons = record_files.sources(self.archive, chunk)
-                    done: dict[UUID, _Written | Finding] = dict(reasons)
+                    kept = self._restricted(chunk)
+                    sources, reasons = record_files.sources(self.archive, [one for one in chunk if one not in kept])
+                    done: dict[UUID, _Written | Finding] = {**reasons, **kept}
                     for wave in record_files.waves(sources):
                         lines = record_files.lines(self.archive, wave)
                         results = pool.map(lambda source, lines=lines: self._one(source, lines), wave)
@@ -251,6 +254,14 @@ class _Work:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+    def _restricted(self, chunk: Sequence[UUID]) -> dict[UUID, Finding]:
+        if self.purpose is not Purpose.TRANSFER:
+            return {}
+        with transaction(self.archive.connections) as conn:
+            found = catalog.restricted(conn, chunk)
+        told = "restricted (GDPR art. 18): stored, and not handed on"
+        return {one: Finding("RECORD-RESTRICTED", f"record {one}: {told}", one) for one in found}
 
     def _one(self, source: Source, lines: Mapping[UUID, bytes | Finding]) -> _Written | Finding:
         line = lines[source.record_id]
@@ -271,7 +282,7 @@ class _Work:
         name = safe_name(description.name)
         path = f"{RECORDS}/{source.record_id}/{name}"
         files, roles = [record_files.native(self.archive, source, folder / name, path)], ["native"]
-        if self.purpose is Purpose.PRODUCTION:
+        if self.purpose is not Purpose.TRANSFER:
             if description.text:
                 files.append(
                     record_files.put(folder / f"{name}.txt", f"{path}.txt", record_files.inflated(description.text))
@@ -334,7 +345,9 @@ class _Work:
                 agents[entry["agent"]["id"]] = entry["agent"].get("version")
                 if behalf := entry["agent"].get("for"):
                     agents.setdefault(behalf, None)
-            called = names(conn, self.archive.safe, map(UUID, agents))
+            # Whom a record is about has no right to know which employees handled it (CJEU C-579/21).
+            known_by = () if self.purpose is Purpose.ACCESS else map(UUID, agents)
+            called = names(conn, self.archive.safe, known_by)
         for pseudonym, version in sorted(agents.items()):
             name = called.get(UUID(pseudonym))
             xml.write(premis.agent(pseudonym, kinds.get(pseudonym), name and printable(name), version))

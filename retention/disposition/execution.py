@@ -2,8 +2,9 @@
 
 Rules of this module (requirements: retention, *Disposition*; design: *Crash order*):
 - T1 locks the rows of a few units, decides them again for today under the schedule of the plan *and* the present one,
-  by both paths of the engine, looks at holds, extensions, locks, classes, and marks what passes as `destroying`, with
-  its event. T1 is final: what is held earlier stays, a later hold is told "too late" (retention.holds).
+  by both paths of the engine, looks at holds, restrictions, extensions, locks, classes, and marks what passes as
+  `destroying`, with its event. T1 is final: what is held earlier stays, a later hold is told "too late"
+  (retention.holds).
 - Then keys, bytes, T2 (retention.disposition.erasure). No key goes before every lock on the record's
   objects has ended: until then the record is kept as `due-locked`, and listed.
 - A unit goes whole or not at all. A failure on one record stops no other and never marks it destroyed; it stays
@@ -203,6 +204,7 @@ def _take(run: _Run, ids: Sequence[UUID]) -> list[UUID]:
         waiting = [row[0] for row in rows if row[0] not in kept]
         planned = {row[0]: Action(row[4]) for row in rows}
         kept |= dict.fromkeys(_locked(conn, waiting, now) | locked, "due-locked")
+        kept |= dict.fromkeys(_restricted(conn, waiting), "restricted")
         for schedule in _schedules(conn, run.plan):
             kept |= _not_due(conn, schedule, waiting, planned, engine.today(schedule, now))
         if run.accepted is not None:
@@ -281,6 +283,16 @@ def _locked(conn: Connection, ids: Sequence[UUID], now: datetime) -> set[UUID]:
            UNION SELECT subject_id FROM hold_flags
             WHERE subject_id = ANY(%(ids)s) AND (wanted OR actual IS NOT FALSE)""",
         {"ids": list(ids), "now": now, "short": SHORT},
+    )
+    return {row[0] for row in rows}
+
+
+def _restricted(conn: Connection, ids: Sequence[UUID]) -> set[UUID]:
+    """What a person asked to have restricted is stored, and nothing else (GDPR art. 18)."""
+    rows = conn.execute(
+        "SELECT record_id FROM restrictions JOIN requests USING (request_id) "
+        "WHERE kind = 'restrict' AND record_id = ANY(%s)",
+        (list(ids),),
     )
     return {row[0] for row in rows}
 

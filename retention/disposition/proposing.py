@@ -6,12 +6,16 @@ Rules of this module (requirements: retention, *Disposition*):
 - Units stay whole. A unit of which a member is in an open plan waits for that plan.
 - A rule with `notify_before` puts nothing into a plan before its notice was given for that long.
 - A rule that is not verified proposes; execution stops at it, and says why.
+- A restricted record is stored and nothing else (GDPR art. 18): its unit is left out while a person's request
+  restricts one of it.
+- `only` proposes nothing but these records and those of their units that go with them.
 - `as_of` proposes for another day; what is signed and executed is decided for today.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
@@ -39,22 +43,25 @@ class Proposed:
     bytes: int = 0
     in_other_plans: int = 0
     not_notified: int = 0
+    restricted: int = 0  # at the request of a person
     disagreed: tuple[UUID, ...] = ()  # the two paths of the engine differ: a defect, red
 
 
-def propose(archive: Archive, now: datetime, as_of: date | None = None) -> Proposed:
-    """Put everything that is due, and in no open plan, into a new plan under review."""
+def propose(archive: Archive, now: datetime, as_of: date | None = None, only: Sequence[UUID] | None = None) -> Proposed:
+    """Put everything that is due, and in no open plan, into a new plan under review; with `only`, of these records."""
     with transaction(archive.connections) as conn:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_PROPOSING,))
         version = policy.current(conn)
         schedule = version.schedule
         day = as_of or engine.today(schedule, now)
-        disagreed = _choose(conn, schedule, day)
-        busy, silent = _leave_out(conn, now)
+        if only is not None:
+            only = eligibility.unit_members(conn, schedule, only)
+        disagreed = _choose(conn, schedule, day, only)
+        busy, silent, restricted = _leave_out(conn, now)
         row = conn.execute("SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM chosen").fetchone()
         items, size = row or (0, 0)
         if not items:
-            return Proposed(None, 0, 0, busy, silent, tuple(disagreed))
+            return Proposed(None, 0, 0, busy, silent, restricted, tuple(disagreed))
         civil = now.astimezone(UTC).date()
         term = timedelta((schedule.disposition.term.after(civil) - civil).days)
         proposal, event = approvals.propose(conn, archive, Kind.DISPOSITION, None, None, now, term)
@@ -91,10 +98,10 @@ def propose(archive: Archive, now: datetime, as_of: date | None = None) -> Propo
         }
         appraised = subject_events(conn, archive, "app", proposal.id, "chosen", {"plan": str(proposal.id)}, now)
         ledger.append(conn, [event, Event("app", now, archive.agent, (proposal.id,), detail=detail), *appraised], now)
-    return Proposed(proposal.id, items, size, busy, silent, tuple(disagreed))
+    return Proposed(proposal.id, items, size, busy, silent, restricted, tuple(disagreed))
 
 
-def _choose(conn: Connection, schedule: Schedule, day: date) -> list[UUID]:
+def _choose(conn: Connection, schedule: Schedule, day: date, only: Sequence[UUID] | None = None) -> list[UUID]:
     """Fill `chosen` with what is due by both paths of the engine; returns the records on which they differ."""
     conn.execute(
         """CREATE TEMPORARY TABLE chosen (
@@ -104,7 +111,7 @@ def _choose(conn: Connection, schedule: Schedule, day: date) -> list[UUID]:
     )
     disagreed: list[UUID] = []
     units: set[UUID] = set()
-    due_records = eligibility.due_records(conn, schedule, day)
+    due_records = eligibility.due_records(conn, schedule, day, only)
     while chunk := list(islice(due_records, _CHUNK)):
         found = catalog.facts_of(conn, [due.record_id for due in chunk])
         with conn.cursor().copy(
@@ -133,8 +140,14 @@ def _notice(schedule: Schedule, facts: RecordFacts, rule_id: str) -> Period | No
     return next((rule.notify_before for rule in rules), None)
 
 
-def _leave_out(conn: Connection, now: datetime) -> tuple[int, int]:
-    """Take out units of which a member is in an open plan, or was not announced in time; returns how many records."""
+def _leave_out(conn: Connection, now: datetime) -> tuple[int, int, int]:
+    """Take out units of which a member is in an open plan, was not announced in time, or is restricted; returns how
+    many records each."""
+    restricted = conn.execute(
+        """DELETE FROM chosen WHERE unit_id IN (
+               SELECT c.unit_id FROM chosen c JOIN restrictions USING (record_id) JOIN requests q USING (request_id)
+                WHERE q.kind = 'restrict')"""
+    ).rowcount
     busy = conn.execute(
         """DELETE FROM chosen WHERE unit_id IN (SELECT c.unit_id FROM chosen c JOIN plan_items p USING (record_id)
                                                  WHERE p.open)"""
@@ -149,7 +162,7 @@ def _leave_out(conn: Connection, now: datetime) -> tuple[int, int]:
                                          <= %s))""",
         (now,),
     ).rowcount
-    return busy, silent
+    return busy, silent, restricted
 
 
 # ---------------------------------------------------------------- notices

@@ -45,7 +45,10 @@ class Body:
         shown = {**self.columns, **(NAMES if names and self.subject else {})}
         described: sql.Composable = sql.SQL("")
         if names and self.subject:
-            described = sql.SQL(" LEFT JOIN descriptions described ON described.subject_id = ") + sql.SQL(self.subject)
+            described = sql.SQL(  # of what is restricted (GDPR art. 18) no name is shown
+                " LEFT JOIN descriptions described ON described.subject_id = {subject} "
+                "AND NOT EXISTS (SELECT FROM restrictions x WHERE x.record_id = {subject})"
+            ).format(subject=sql.SQL(self.subject))
         return sql.SQL(
             "SELECT ({group})::text COLLATE {c} AS grp, {columns} FROM {source}{described} WHERE {where}"
         ).format(
