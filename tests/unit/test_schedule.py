@@ -16,10 +16,11 @@ from retention.errors import UsageError
 from retention.patterns import bounded
 from retention.rules import Action, Combine, Occurrence, Period, Trigger, Unit, Worm
 from retention.schedule import SAMPLE, ScheduleError, check, load
-from retention.schedule_file import json_schema
+from retention.schedule_file import ClassFile, HeaderFile, RuleFile, json_schema
 
 jsonschema: Any = import_module("jsonschema")  # it carries no types
 
+DOCS = Path(__file__).parents[2] / "docs" / "schedule.md"
 HEAD = "version: 1\ntitle: T\ntimezone: UTC\n"
 RULE = "{id: r1, trigger: received, period: P7Y, authority: {citation: L}}"
 
@@ -368,3 +369,12 @@ def test_the_published_json_schema_is_the_one_of_the_code_and_takes_the_sample()
     plain["classes"][0]["rules"] = [{"id": "x"}]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(plain, published)
+
+
+def test_the_documentation_has_every_field_and_its_example_can_be_loaded() -> None:
+    text = DOCS.read_text("utf-8")
+    (example,) = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    assert check(example) == ()
+    told = text.replace("`", " ").replace(",", " ").replace(":", " ").split()
+    for model in (ClassFile, RuleFile, HeaderFile):
+        assert model.model_fields.keys() <= {*told}, model
