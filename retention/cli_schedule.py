@@ -54,11 +54,21 @@ def _text(file: Path, what: str) -> str:
 
 
 @app.command("load")
-def schedule_load(context: typer.Context, file: Path) -> None:
+def schedule_load(
+    context: typer.Context,
+    file: Path,
+    propose: Annotated[bool, typer.Option("--propose", help="Ask two people, where it makes something due.")] = False,
+) -> None:
     """Put a schedule file in force, as a new version; the same file again changes nothing."""
     from retention import policy
 
     text = _text(file, "schedule file")
+    if propose:
+        with opened(context.obj) as archive:
+            waiting = policy.propose(archive, text, str(file), now())
+        said = f"two must sign this: muniment approval sign {waiting.id} --key FILE"
+        answer(context.obj, {"proposal_id": str(waiting.id)}, lambda: print(said))
+        return
     with opened(context.obj) as archive:
         loaded = policy.load(archive, text, str(file), now())
     value = {"version": loaded.version, "digest": loaded.schedule.digest, "new": loaded.new}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from retention import approvals, holds, triggers
+from retention import approvals, holds, policy, triggers
 from retention.approvals import Effect, Kind
 from retention.disposition import reviewing
 
 EFFECTS: Mapping[Kind, Effect] = {
     Kind.DISPOSITION: reviewing.approved,
+    Kind.SCHEDULE: policy.take_effect,
     Kind.HOLD_RELEASE: holds.take_effect,
     Kind.TRIGGER: triggers.take_effect,
     Kind.RETRACTION: triggers.take_effect,

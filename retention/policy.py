@@ -4,19 +4,21 @@ Rules of this module:
 - Loading stores the file's bytes, its digest, who and when, and appends a policy assignment event, together.
 - A version is never changed or removed: the past stays explainable. The same file again is the same version.
 - The version loaded last is in force. A run of ingestion keeps the version it began with.
-- A load that would shorten a regulatory class is refused (rule 13): no person can approve it. What else would make
-  something due earlier is named by `advances`, for those who ask two people for it (rule 14).
+- A load that would shorten a regulatory class is refused (rule 13): no person can approve it. What else could make
+  something that is kept due earlier needs two people (rule 14): it is proposed, and loaded by the second signature.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from importlib import resources
 from uuid import UUID
 
-from retention import comparison, engine, ledger, schedule
+from retention import approvals, comparison, engine, ledger, schedule
+from retention.approvals import Kind, Proposal
 from retention.archive import Archive
 from retention.comparison import Advance
 from retention.database import Connection, transaction
@@ -24,6 +26,8 @@ from retention.errors import NotFound, Refused
 from retention.ledger import Event
 from retention.model import new_id
 from retention.rules import Schedule
+
+_TOLD = 40  # of what a load advances, in the statement that is signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +46,94 @@ def sample() -> str:
 
 
 def load(archive: Archive, text: str, name: str, now: datetime) -> Version:
-    """Put a schedule in force. Raises ScheduleError with every mistake by line, Refused where it would shorten a
-    regulatory class; then nothing is stored."""
+    """Put a schedule in force. Raises ScheduleError with every mistake by line; Refused where it would shorten a
+    regulatory class, or make something due earlier, which two people must sign. Then nothing is stored."""
     parsed = schedule.load(text, name)
     with transaction(archive.connections) as conn:
-        # Two loads at once would both find that theirs is new.
-        conn.execute("LOCK TABLE schedule_versions IN SHARE ROW EXCLUSIVE MODE")
-        current = _newest(conn)
-        if current is not None and current.schedule.digest == parsed.digest:
-            return current
+        current = _locked(conn)
         if current is not None:
+            if current.schedule.digest == parsed.digest:
+                return current
             _refuse_lowered(current, parsed, name, now)
-        row = conn.execute(
-            "INSERT INTO schedule_versions (digest, document, loaded_at, loaded_by) VALUES (%s, %s, %s, %s) "
-            "RETURNING version",
-            (bytes.fromhex(parsed.digest), text, now, archive.agent.on_behalf_of),
-        ).fetchone()
-        assert row is not None
-        detail = {"schedule": row[0], "digest": parsed.digest, "classes": len(parsed.classes)}
-        ledger.append(conn, [Event("poa", now, archive.agent, (new_id(now),), detail=detail)], now)
-    return Version(row[0], parsed, now, new=True)
+            if earlier := _earlier(conn, parsed, now):
+                listed = "\n".join(f"  {one}" for one in earlier)
+                raise Refused(
+                    f"refusing to load {name} alone: it could make records due earlier.\n{listed}\nThat needs two "
+                    "people: the same with --propose asks for it, then both sign (`muniment approval list`). "
+                    "`muniment schedule diff` shows what it would change."
+                )
+        version, event = _put_in_force(conn, archive, parsed, text, now)
+        ledger.append(conn, [event], now)
+    return Version(version, parsed, now, new=True)
+
+
+def propose(archive: Archive, text: str, name: str, now: datetime) -> Proposal:
+    """The proposal that two people sign to put a schedule in force that makes something due earlier; the open one,
+    if there is one. Raises as `load` does, and Refused if it needs no second person."""
+    parsed = schedule.load(text, name)
+    with transaction(archive.connections) as conn:
+        current = _locked(conn)
+        earlier = _earlier(conn, parsed, now) if current is not None else []
+        if current is None or not earlier:
+            raise Refused(
+                "refusing to propose it: it makes nothing due earlier, so it needs no second person. Load it."
+            )
+        _refuse_lowered(current, parsed, name, now)
+        payload = json.dumps({"over": current.version, "text": text})
+        for waiting in approvals.listed(conn):
+            if waiting.kind is Kind.SCHEDULE and waiting.payload == payload:
+                return waiting
+        lines = [f"load      schedule SHA-256 {parsed.digest}, in place of version {current.version}"]
+        lines += [f"earlier   {one}" for one in earlier[:_TOLD]]
+        if len(earlier) > _TOLD:
+            lines.append(f"earlier   and {len(earlier) - _TOLD} more; `muniment schedule diff` shows all")
+        found, event = approvals.propose(conn, archive, Kind.SCHEDULE, lines, payload, now)
+        ledger.append(conn, [event], now)
+        return approvals.show(conn, found.id)
+
+
+def take_effect(conn: Connection, archive: Archive, proposal: Proposal, now: datetime) -> list[Event]:
+    """What an approved proposal of kind schedule does (retention.approvals.Effect). Raises Refused if another
+    version came in force meanwhile."""
+    asked = proposal.content
+    current = _locked(conn)
+    if current is None or current.version != asked["over"]:
+        raise Refused(
+            f"refusing to load what was proposed in place of version {asked['over']}: version "
+            f"{current.version if current else 0} is in force now. Propose it anew."
+        )
+    parsed = schedule.load(asked["text"], "the proposed schedule")
+    _refuse_lowered(current, parsed, "the proposed schedule", now)
+    return [_put_in_force(conn, archive, parsed, asked["text"], now)[1]]
+
+
+def _locked(conn: Connection) -> Version | None:
+    """The version in force; two loads at once would both find that theirs is new."""
+    conn.execute("LOCK TABLE schedule_versions IN SHARE ROW EXCLUSIVE MODE")
+    return _newest(conn)
+
+
+def _put_in_force(conn: Connection, archive: Archive, parsed: Schedule, text: str, now: datetime) -> tuple[int, Event]:
+    row = conn.execute(
+        "INSERT INTO schedule_versions (digest, document, loaded_at, loaded_by) VALUES (%s, %s, %s, %s) "
+        "RETURNING version",
+        (bytes.fromhex(parsed.digest), text, now, archive.agent.on_behalf_of),
+    ).fetchone()
+    assert row is not None
+    detail = {"schedule": row[0], "digest": parsed.digest, "classes": len(parsed.classes)}
+    return row[0], Event("poa", now, archive.agent, (new_id(now),), detail=detail)
+
+
+def _earlier(conn: Connection, new: Schedule, now: datetime) -> list[Advance]:
+    """What `new` could make due earlier of what is kept: a class without records has no due date to advance."""
+    kept = {
+        row[0]
+        for row in conn.execute(
+            "SELECT class_id FROM classes c WHERE EXISTS (SELECT FROM records r WHERE r.class_key = c.class_key "
+            "AND r.state = 1) OR EXISTS (SELECT FROM record_labels l WHERE l.class_key = c.class_key)"
+        )
+    }
+    return [one for one in advances(conn, new, now) if one.class_id in kept or (one.class_id == "*" and kept)]
 
 
 def _refuse_lowered(current: Version, new: Schedule, name: str, now: datetime) -> None:

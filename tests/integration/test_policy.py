@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from retention import policy
+from retention import approvals, policy, signatures
 from retention.archive import Archive
 from retention.database import transaction
+from retention.effects import EFFECTS
 from retention.errors import Refused
 from retention.schedule import ScheduleError, load
+from tests.archive_builder import KEYS, Document, capture_all, enrol
 
 FILE = """version: 1
 title: T
@@ -76,3 +79,43 @@ def test_what_needs_two_people_is_named(archive: Archive, clock: Clock) -> None:
         conn.execute("INSERT INTO classes (class_id) VALUES ('NEW')")
         (one,) = policy.advances(conn, added, clock())
         assert (one.class_id, one.reason) == ("NEW", "the class is new: what is in it was kept")
+
+
+SHORTER = FILE.replace("id: free, trigger: received, period: P6Y", "id: free, trigger: received, period: P5Y")
+
+
+def test_what_is_due_earlier_needs_two_people(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    policy.load(archive, FILE, "plan.yaml", clock())
+    enrol(archive, clock)
+    capture_all(archive, [Document("FREE", "x")], clock, tmp_path / "in")
+    with pytest.raises(Refused, match=r"refusing to load plan\.yaml alone[^$]*class FREE, rule free"):
+        policy.load(archive, SHORTER, "plan.yaml", clock())
+    assert len(versions(archive)) == 1
+    waiting = policy.propose(archive, SHORTER, "plan.yaml", clock())
+    assert policy.propose(archive, SHORTER, "plan.yaml", clock()).id == waiting.id  # the same, not another
+    assert "class FREE, rule free" in (waiting.statement or "")
+    for name, count in (("Ruth Levi", 1), ("Ruth Levi", 1), ("Dan Cohen", 2)):
+        armored = signatures.sign(KEYS[name], (waiting.statement or "").encode())
+        approvals.sign(archive, waiting.id, armored, clock(), EFFECTS)
+        assert len(versions(archive)) == count
+    assert versions(archive)[-1][1] == SHORTER
+
+
+def test_where_nothing_is_kept_nothing_is_due_earlier(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    policy.load(archive, FILE, "plan.yaml", clock())
+    with pytest.raises(Refused, match="needs no second person"):
+        policy.propose(archive, SHORTER, "plan.yaml", clock())
+    assert policy.load(archive, SHORTER, "plan.yaml", clock()).new
+
+
+def test_a_proposed_load_that_was_overtaken_is_refused(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    policy.load(archive, FILE, "plan.yaml", clock())
+    enrol(archive, clock)
+    capture_all(archive, [Document("FREE", "x")], clock, tmp_path / "in")
+    waiting = policy.propose(archive, SHORTER, "plan.yaml", clock())
+    policy.load(archive, FILE.replace("title: T", "title: Another"), "plan.yaml", clock())
+    one, two = (signatures.sign(KEYS[n], (waiting.statement or "").encode()) for n in ("Ruth Levi", "Dan Cohen"))
+    approvals.sign(archive, waiting.id, one, clock(), EFFECTS)
+    with pytest.raises(Refused, match="Propose it anew"):
+        approvals.sign(archive, waiting.id, two, clock(), EFFECTS)
+    assert len(versions(archive)) == 2
