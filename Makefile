@@ -15,10 +15,10 @@ ARGS   ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test check bench clean lock
+.PHONY: help setup run up down test check bench bench-retention clean lock
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything into .venv, by the hashes of requirements.lock
 
@@ -58,6 +58,9 @@ check: setup ## style, types, import contracts, and whether the lock is what pyp
 
 bench: setup ## measure the numbers that the documentation states, and print them as a table
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-retention: setup ## what retention takes at size: make bench-retention RECORDS=10000000
+	RECORDS=$(or $(RECORDS),1000000) $(BIN)/python -m tests.bench.eligibility
 
 clean: ## stop the services, delete the workspace ./var, caches and .venv
 	test ! -x $(BIN)/muniment || $(BIN)/muniment down

@@ -206,7 +206,8 @@ class Memory:
     def _look(self) -> None:
         while not self._done.wait(0.05):
             with contextlib.suppress(psutil.Error):
-                for process in psutil.Process(self._backend).parent().children():  # workers are its siblings
+                server = psutil.Process(self._backend).parent()
+                for process in server.children() if server else ():  # workers are siblings of the backend
                     with contextlib.suppress(psutil.Error):
                         found = process.memory_info()
                         self.peak = max(self.peak, found.rss - found.shared)
@@ -248,7 +249,7 @@ def main() -> None:
     most = int(os.environ.get("RECORDS", "1000000"))
     sizes = [n for n in (10**5, 10**6, 10**7) if n < most] + [most]
     plan = schedule()
-    rows = [("records", "due", "GROUP BY", "eligibility", "ratio", "memory", f"at most {GOAL}")]
+    rows: list[tuple[str, ...]] = [("records", "due", "GROUP BY", "eligibility", "ratio", "memory", f"at most {GOAL}")]
     with server() as (url, kept):
         for records in sizes if "--only" not in sys.argv else [most]:
             with catalog(url, plan, records, kept) as conn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, timedelta
+from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from retention.engine import (
     RecordFacts,
     Suspension,
     decide,
+    decide_unit,
     latest_eligible_trigger,
     limits,
     retain_until,
@@ -166,3 +168,37 @@ def test_suspended_days_are_counted_once(given_days: list[tuple[date, int | None
         last = min(span.ends or as_of, as_of).toordinal()
         covered.update(range(max(span.starts.toordinal(), window.start), last + 1))
     assert suspended_days(spans, after, as_of) == len(covered)
+
+
+@given(facts, facts, st.lists(rules, min_size=1, max_size=3), st.sampled_from(Combine), days, days)
+@settings(max_examples=200)
+def test_an_extension_or_another_member_of_its_unit_never_makes_due(
+    record: RecordFacts, other: RecordFacts, some: list[Rule], combine: Combine, as_of: date, extended: date
+) -> None:
+    plan = schedule(some, combine)
+    alone = decide(record, plan, as_of)
+    longer = decide(replace(record, not_before=extended), plan, as_of)
+    assert longer.due == (alone.due and as_of >= extended)
+    assert not decide(replace(record, not_before=date.max), plan, as_of).due
+    together = decide_unit({UUID(int=1): record, UUID(int=2): other}, plan, as_of)
+    second = decide(other, plan, as_of)
+    assert together.due == (alone.due and second.due)
+    if alone.retain_until and second.retain_until and (together.due or not (alone.due or second.due)):
+        assert together.retain_until == max(alone.retain_until, second.retain_until)
+    elif not alone.due and alone.retain_until is None:
+        assert together.retain_until is None
+    assert decide_unit({UUID(int=1): record}, plan, as_of) == alone
+
+
+@given(facts, st.lists(rules, min_size=1, max_size=3), st.sampled_from(Combine), days)
+@settings(max_examples=200)
+def test_an_event_of_the_aggregation_never_makes_due_what_its_own_would_not(
+    record: RecordFacts, some: list[Rule], combine: Combine, as_of: date
+) -> None:
+    # What an aggregation says may not cover the record; nothing else tells the two apart.
+    plan = schedule(some, combine)
+    inherited = replace(record, events={}, inherited=record.events)
+    due, stale = decide(record, plan, as_of), decide(inherited, plan, as_of)
+    assert due.due or not stale.due
+    if "TRIGGER-STALE" not in stale.findings:
+        assert (stale.due, stale.retain_until) == (due.due, due.retain_until)
