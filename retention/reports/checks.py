@@ -9,7 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -17,6 +17,7 @@ from retention.reports.model import (
     Check,
     ClassDue,
     ClassHeld,
+    Disposition,
     Figure,
     Frozen,
     Intake,
@@ -61,6 +62,7 @@ class Facts:
     defects: Mapping[str, Figure]
     disagreeing: Sequence[str]  # lists whose length is not the number that they stand behind
     frozen: Frozen | None = None
+    disposition: Disposition | None = None
 
 
 def check(facts: Facts) -> tuple[Check, ...]:
@@ -78,6 +80,12 @@ def check(facts: Facts) -> tuple[Check, ...]:
         _unlocked,
         _holds,
         _hold_flags,
+        _plans,
+        _expired,
+        _not_executed,
+        _broken_off,
+        _unplanned,
+        *_CEILINGS,
         _ledger,
         _entries,
         _events,
@@ -270,6 +278,114 @@ def _hold_flags(facts: Facts) -> Check | None:
         then = "The holds are in force; their flags are older than 24 hours. See that the vault answers and can hold."
         return Check("hold-flags", RED, title, said, then, found.flags)
     return Check("hold-flags", AMBER, title, said, "The holds are in force; the next run sets the flags.", found.flags)
+
+
+def _plans(facts: Facts) -> Check | None:
+    title, found = "Disposition plans", facts.disposition
+    if found is None:
+        return None
+    if found.not_advanced.value:
+        said = f"{count(found.not_advanced.value, 'plan')} past the end of the term, and still open."
+        then = "The nightly run did not end them. See that disposition_cycle runs, or: muniment disposition advance."
+        return Check("plans", RED, title, said, then, found.not_advanced)
+    waiting = [plan for plan in found.waiting if plan.state in ("review", "signing")]
+    if not waiting:
+        return Check("plans", GREEN, title, "None waits for people.", figure=found.open)
+    states = (("review", "under review"), ("signing", "waiting for signatures"))
+    parts = [f"{n:,} {words}" for state, words in states if (n := sum(plan.state == state for plan in waiting))]
+    said = f"{count(len(waiting), 'plan')}: {', '.join(parts)}."
+    if near := [plan.term for plan in waiting if plan.near and plan.term is not None]:
+        said += f" {count(len(near), 'plan')} must be decided soon, the first before {instant(min(near))}."
+    then = "Review with muniment disposition review, sign with muniment disposition approve. Undecided, it expires."
+    return Check("plans", AMBER, title, said, then, found.open)
+
+
+def _expired(facts: Facts) -> Check | None:
+    title, found = "Plans that nobody decided", facts.disposition
+    if found is None:
+        return None
+    if found.undecided.value:
+        said = f"{count(found.undecided.value, 'record')} of expired plans: due, and not decided since."
+        return Check("expired", RED, title, said, "Decide the plan that proposes them again.", found.undecided)
+    if found.expired.value:
+        said = f"{count(found.expired.value, 'plan')} expired in the last 90 days; what was in it was decided since."
+        return Check("expired", GREEN, title, said, figure=found.expired)
+    return Check("expired", GREEN, title, "None expired in the last 90 days.", figure=found.expired)
+
+
+def _not_executed(facts: Facts) -> Check | None:
+    title, found = "Approved plans", facts.disposition
+    if found is None:
+        return None
+    if found.not_executed.value:
+        said = f"{count(found.not_executed.value, 'plan')} approved more than 24 hours ago, and not executed."
+        then = "See that disposition_execution runs and is green, or: muniment disposition execute PLAN."
+        return Check("not-executed", RED, title, said, then, found.not_executed)
+    states = [plan.state for plan in found.waiting if plan.state not in ("review", "signing")]
+    if states:
+        said = f"{count(len(states), 'plan')} approved and not ended: {', '.join(sorted(set(states)))}."
+        then = "The next run of disposition_execution goes on."
+        if set(states) == {"with its receiver"}:
+            then = "Enter what the receiver answers: muniment disposition acknowledge PLAN RECEIPT."
+        return Check("not-executed", AMBER, title, said, then, found.open)
+    said = f"None waits; {count(found.executed_plans.value, 'plan')} executed in the last 90 days."
+    return Check("not-executed", GREEN, title, said, figure=found.executed_plans)
+
+
+def _broken_off(facts: Facts) -> Check | None:
+    title, found = "Destruction that was broken off", facts.disposition
+    if found is None:
+        return None
+    if found.broken_off.value:
+        said = f"{count(found.broken_off.value, 'record')} marked as destroying, and no execution is at work."
+        then = "Their destruction is final and not complete: muniment disposition resume PLAN."
+        return Check("broken-off", RED, title, said, then, found.broken_off)
+    said = "None: whatever was begun was ended, or is at work."
+    return Check("broken-off", GREEN, title, said, figure=found.broken_off)
+
+
+def _unplanned(facts: Facts) -> Check | None:
+    title, found = "Due and in no plan", facts.disposition
+    if found is None or facts.schedule is None:
+        return None
+    if found.unplanned.value:
+        said = f"{count(found.unplanned.value, 'record')} due and in no open plan."
+        then = "The nightly run proposes them, once the notice that their rule asks for was given."
+        return Check("unplanned", AMBER, title, said, then, found.unplanned)
+    return Check("unplanned", GREEN, title, "None: whatever is due is proposed.", figure=found.unplanned)
+
+
+def _finding(code: str, bad: Status, title: str, said: str, then: str) -> Callable[[Facts], Check | None]:
+    def made(facts: Facts) -> Check | None:
+        if facts.disposition is None or facts.schedule is None:
+            return None
+        figure = facts.disposition.findings[code]
+        if not figure.value:
+            return Check(code.lower(), GREEN, title, "None.", figure=figure)
+        return Check(code.lower(), bad, title, f"{count(figure.value, 'record')} {said}", then, figure)
+
+    return made
+
+
+_CEILINGS = (
+    _finding(
+        "KEPT-TOO-LONG", RED, "Kept too long", "past the longest that the law allows, and held by nothing.",
+        "Decide the plan that proposes them, or find out what keeps them: muniment explain RECORD.",
+    ),
+    _finding(
+        "RESTRICTED", AMBER, "Restricted", "past the longest that the law allows, and held (GDPR art. 18).",
+        "They are stored and nothing else. The necessity of the hold is renewed every year.",
+    ),
+    _finding(
+        "CONTRADICTION", AMBER, "Rules that contradict", "that one rule keeps for longer than another allows.",
+        "They are kept. Have counsel decide which rule gives way, and say so in the schedule.",
+    ),
+    _finding(
+        "TRIGGER-STALE", AMBER, "Events older than their records",
+        "dated after the event from which their retention counts.",
+        "They are kept. Was it the last visit? Record the later event, or say `later_records: covered` in the rule.",
+    ),
+)  # fmt: skip
 
 
 def _entries(facts: Facts) -> Check:

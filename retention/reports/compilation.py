@@ -18,7 +18,7 @@ from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import NotFound
 from retention.model import new_id
-from retention.reports import evidence, frozen, holdings, incoming
+from retention.reports import ceilings, evidence, frozen, holdings, incoming, plans
 from retention.reports.checks import Facts, check, long_date, summary
 from retention.reports.lists import Collector
 from retention.reports.model import (
@@ -78,9 +78,11 @@ def compile_report(
         locks_waiting, locks_oldest, locks_failed = evidence.lock_queue(collect)
         part = _schedule_part(version)
         under_hold = frozen.frozen(collect, as_of)
+        past = ceilings.findings(collect, schedule, as_of)
+        disposition = plans.disposition(collect, now, past)
         sections = (
             held, due, waiting, quarantined, quarantine, findings, turned_away, documents, runs, seen, written,
-            under_hold,
+            under_hold, disposition,
         )  # fmt: skip
         facts = Facts(
             now=now,
@@ -105,6 +107,7 @@ def compile_report(
             defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),
             frozen=under_hold,
+            disposition=disposition,
         )
     return ComplianceReport(
         id=new_id(now),
@@ -137,6 +140,7 @@ def compile_report(
         vault=_vault_part(archive.vault),
         lists=tuple(collect.lists),
         frozen=under_hold,
+        disposition=disposition,
         names=names,
     )
 

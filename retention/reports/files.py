@@ -12,7 +12,7 @@ The JSON document (`format` muniment-report, `version` 1; keys are added, never 
     checks[]                                      id, status, title, found, then, figure
     records, bytes, quarantined                   figures
     held[] due[] waiting[] quarantine[] findings[] turned_away[] intake days[] documents{} runs sources[]
-    written[] expectations[] schedule ledger vault    as `retention.reports.model` names them
+    written[] expectations[] schedule ledger vault frozen disposition    as `retention.reports.model` names them
     lists{}                                       id -> title, columns, count, rows (of text; unknown is "")
 A figure is {value, list, column}: the number of rows of `lists[list]`, or where `column` is not null the sum of it.
 Instants are ISO 8601 in UTC, days ISO 8601, bytes whole numbers.
@@ -32,7 +32,7 @@ from uuid import UUID
 
 from retention.errors import UsageError
 from retention.reports import page
-from retention.reports.model import ComplianceReport, Figure, Listing, Source
+from retention.reports.model import ComplianceReport, Figure, Listing, PlannedClass, Source
 
 FORMATS = ("html", "json", "csv")
 WITH_NAMES = "with-names"
@@ -142,6 +142,7 @@ def _value(value: Any) -> Any:
 # Names, and the lists, which are written apart.
 _LEFT_OUT: Mapping[type, frozenset[str]] = {
     Source: frozenset({"name"}),
+    PlannedClass: frozenset({"reviewers"}),
     ComplianceReport: frozenset({"lists", "names"}),
 }
 

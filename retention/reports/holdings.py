@@ -81,18 +81,26 @@ def _unscheduled(schedule: Schedule | None, class_id: str) -> str:
 
 
 def due(collect: Collector, schedule: Schedule | None, as_of: date) -> tuple[ClassDue, ...]:
-    """What has outlived its retention on `as_of`, by class, with the laws that say so; the largest first."""
+    """What has outlived its retention on `as_of`, by class, with the laws that say so; the largest first.
+
+    Leaves `report_due` (record_id, class_key, bytes, unit_id) for the rest of the transaction."""
     if schedule is None:
+        collect.conn.execute(
+            "CREATE TEMPORARY TABLE report_due (record_id uuid, class_key smallint, bytes bigint, unit_id uuid) "
+            "ON COMMIT DROP"
+        )
         return ()
-    # The statement of eligibility holds a `%`: it is run without parameters.
-    records = sql.SQL(
-        "({} SELECT record_id FROM due) AS d JOIN records r USING (record_id) JOIN classes c USING (class_key)"
+    collect.conn.execute(
+        sql.SQL("CREATE TEMPORARY TABLE report_due ON COMMIT DROP AS {} SELECT * FROM due").format(
+            eligibility.statement(collect.conn, schedule, as_of)
+        )
     )
+    collect.conn.execute("ANALYZE report_due")
     columns = {name: _HELD_RECORDS.columns[name] for name in ("record", "received", "document_date", "bytes")}
     body = replace(
         _HELD_RECORDS,
         columns=columns,
-        source=records.format(eligibility.statement(collect.conn, schedule, as_of)),
+        source="report_due d JOIN records r USING (record_id) JOIN classes c ON c.class_key = r.class_key",
         where="true",
     )
     figures = collect.groups("due", "Records due in class", body)

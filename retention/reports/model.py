@@ -258,6 +258,75 @@ class Frozen:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedClass:
+    """What an open plan has of one class. `stage` is empty when its review is over."""
+
+    class_id: str
+    titles: Mapping[str, str]
+    actions: tuple[str, ...]
+    records: Figure
+    bytes: Figure
+    stage: str  # the name of who decides now
+    number: int  # of the stage, from 1
+    stages: int
+    reviewers: tuple[str, ...]  # empty in a copy to be kept
+    until: date | None  # when this stage lapses
+    undecided: Figure | None  # in this stage; None where nothing is
+    unverified: tuple[str, ...]  # ids of rules that propose and never execute
+
+    @property
+    def last(self) -> bool:
+        """Whether a lapse of this stage expires the plan."""
+        return self.number == self.stages
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPlan:
+    """A plan that is neither executed nor given up."""
+
+    plan_id: UUID
+    state: str  # review, signing, approved, at work, broken off, with its receiver
+    as_of: date
+    term: datetime | None  # when it expires; None once it is approved
+    near: bool  # that is soon
+    since: datetime | None  # approved
+    records: Figure
+    bytes: Figure
+    signed: Figure | None  # signatures; None where there is none
+    needed: int
+    over_limit: tuple[str, ...]
+    classes: tuple[PlannedClass, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedPlan:
+    """A plan that was executed, and what became of its records: destroyed, transferred, or why kept."""
+
+    plan_id: UUID
+    ended_at: datetime
+    certificate_id: UUID | None
+    outcomes: Mapping[str, Figure]
+
+
+@dataclass(frozen=True, slots=True)
+class Disposition:
+    """Plans, and what of the law they leave open."""
+
+    open: Figure
+    waiting: tuple[OpenPlan, ...]
+    not_advanced: Figure
+    not_executed: Figure
+    expired: Figure
+    undecided: Figure  # records of expired plans
+    executed: tuple[ExecutedPlan, ...]
+    executed_plans: Figure
+    outcomes: Mapping[str, Figure]
+    broken_off: Figure
+    unplanned: Figure
+    findings: Mapping[str, Figure]  # code of the engine -> records
+
+
+@dataclass(frozen=True, slots=True)
 class SchedulePart:
     """The schedule in force."""
 
@@ -323,6 +392,7 @@ class ComplianceReport:
     vault: VaultPart
     lists: tuple[Listing, ...]
     frozen: Frozen | None = None
+    disposition: Disposition | None = None
     names: bool = False  # a copy for the eye, with titles and names: not to be kept
 
     @property

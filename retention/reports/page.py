@@ -17,8 +17,9 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from retention.reports import charts
+from retention.reports.ceilings import CODES
 from retention.reports.checks import count, instant, long_date
-from retention.reports.model import ClassHeld, CodeCount, ComplianceReport, Figure, Intake, Status
+from retention.reports.model import ClassHeld, CodeCount, ComplianceReport, Disposition, Figure, Intake, Status
 
 ROWS = 200  # of a list on the page
 _BARS = 20  # of a chart
@@ -42,6 +43,9 @@ def render(report: ComplianceReport, lists_folder: str) -> Iterator[str]:
         held_chart=_held_chart(report.held),
         quarantine_chart=_quarantine_chart(report.quarantine),
         days_chart=_days_chart(report.days, report.made_at.astimezone(ZoneInfo(report.timezone)).date()),
+        outcomes_chart=_outcomes_chart(report.disposition),
+        outcome_words=OUTCOMES,
+        owed=_owed(report.disposition),
         kinds=[kind for kind, _ in _KINDS],
         lists=[(one, list(islice(one.rows(), ROWS))) for one in report.lists],
         shown_rows=ROWS,
@@ -51,9 +55,53 @@ def render(report: ComplianceReport, lists_folder: str) -> Iterator[str]:
     )
 
 
+# What became of an item of a plan (retention.disposition), for people.
+OUTCOMES: Mapping[str, str] = {
+    "destroyed": "Destroyed: key and bytes are gone.",
+    "transferred": "Destroyed here after its receiver acknowledged it.",
+    "due-locked": "Kept: a lock in the vault had not ended. It is proposed again.",
+    "held": "Kept: under a hold.",
+    "extended": "Kept: a reviewer extended it.",
+    "relabelled": "Kept: a reviewer gave it another class.",
+    "not-due": "Kept: no longer due on the day of execution.",
+    "unverified": "Kept: a rule that decides it is not verified.",
+    "other-action": "Kept: its rules ask for another action by now.",
+    "changed": "Kept: its state or class changed after the proposal.",
+    "not-accepted": "Kept: the receiver did not accept it.",
+    "unit-kept": "Kept: it goes only with others, of which one was kept.",
+    "unit-not-due": "Kept: it goes only with others, of which one is not due.",
+}
+_GONE = ("destroyed", "transferred")
+
+
+def _outcomes_chart(found: Disposition | None) -> str:
+    rows = found.outcomes.items() if found is not None else ()
+    bars = [charts.Bar(c, "", f.value, f"{f.value:,}", "plain" if c in _GONE else "amber") for c, f in rows]
+    return charts.bars("chart-outcomes", "Records of executed plans, by outcome", bars)
+
+
+def _owed(found: Disposition | None) -> list[tuple[str, Figure]]:
+    """What is owed, in words: plans first, then records."""
+    if found is None:
+        return []
+    return [
+        ("Plans past the end of their term and still open", found.not_advanced),
+        ("Plans approved more than 24 hours ago and not executed", found.not_executed),
+        ("Plans that expired undecided in the last 90 days", found.expired),
+        ("Records of expired plans that are due and not decided since", found.undecided),
+        ("Records whose destruction was broken off", found.broken_off),
+        ("Records that are due and in no open plan", found.unplanned),
+        *((f"{title} ({code})", found.findings[code]) for code, title in CODES.items()),
+    ]
+
+
 _ID_COLUMNS = frozenset({"record", "document", "object", "run", "source", "subject", "parent", "made_good_by"}) | {
     "sealed_sha256",
     "account_sha256",
+    "plan",
+    "unit",
+    "person",
+    "certificate",
 }
 _NUMBER_COLUMNS = frozenset(
     {"bytes", "sealed_bytes", "discovered", "admitted", "quarantined", "rejected", "known", "children"}

@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
+from retention.reports.ceilings import CODES
 from retention.reports.checks import Facts, check, long_date, summary
 from retention.reports.model import (
     ClassDue,
     ClassHeld,
     CodeCount,
     ComplianceReport,
+    Disposition,
+    ExecutedPlan,
     Expectation,
     Figure,
     Intake,
     LedgerPart,
     Listing,
+    OpenPlan,
+    PlannedClass,
     RunStates,
     SchedulePart,
     Source,
@@ -156,6 +161,7 @@ def sample(classes: int = len(TITLES), *, red: bool = False, empty: bool = False
         ledger=ledger,
         defects={name: lists.ids(name, f"Defects: {name}", 0) for name in defects},
         disagreeing=(),
+        disposition=_disposition(lists, red=red, empty=empty),
     )
     number, size = sum(row.records.value for row in held), sum(row.bytes.value for row in held)
     records = lists.numbers("classes", "Records held, by class", records=number, bytes=size)
@@ -188,6 +194,7 @@ def sample(classes: int = len(TITLES), *, red: bool = False, empty: bool = False
         schedule=schedule,
         ledger=ledger,
         vault=VaultPart("s3://muniment?endpoint=http://127.0.0.1:8333&region=us-east-1", True, _STATEMENT),
+        disposition=facts.disposition,
         lists=tuple(lists.made.values()),
     )
 
@@ -202,6 +209,82 @@ _STATEMENT = (
     "against them: whoever administers the machine can delete locked objects through the store's own ports or its "
     "files. For locks that hold against administrators use an external store."
 )
+
+
+def _disposition(lists: Lists, *, red: bool, empty: bool) -> Disposition:
+    """Two open plans and an executed one; with `red`, something of everything that can be owed."""
+    number = 3 if red else 0
+    findings = {code: lists.ids(f"engine-{code}", title, number) for code, title in CODES.items()}
+    executed = () if empty else (_executed(lists),)
+    outcomes = {
+        code: lists.numbers(f"outcome-{code}", f"Plans by outcome {code}", records=figure.value)
+        for plan in executed
+        for code, figure in plan.outcomes.items()
+    }
+    return Disposition(
+        open=lists.ids("plans-open", "Plans that wait", 0 if empty else 2, "plan"),
+        waiting=() if empty else tuple(_open_plan(lists, state) for state in ("review", "signing")),
+        not_advanced=lists.ids("plans-not-advanced", "Open plans whose term has passed", int(red), "plan"),
+        not_executed=lists.ids("plans-not-executed", "Approved plans that nobody executes", int(red), "plan"),
+        expired=lists.ids("plans-expired", "Plans that expired undecided in the last 90 days", int(red), "plan"),
+        undecided=lists.ids("expired-undecided", "Records of expired plans that are not decided yet", number),
+        executed=executed,
+        executed_plans=lists.ids("plans-executed", "Plans executed in the last 90 days", len(executed), "plan"),
+        outcomes=outcomes,
+        broken_off=lists.ids("broken-off", "Records whose destruction was broken off", number),
+        unplanned=lists.ids("unplanned", "Records that are due and in no plan", number),
+        findings=findings,
+    )
+
+
+def _open_plan(lists: Lists, state: str) -> OpenPlan:
+    plan_id = lists.id()
+    classes = []
+    for class_id, english, hebrew, held in TITLES[:2]:
+        records = lists.ids(f"plan-{plan_id}-{class_id}", f"Records of plan and class {class_id}", held // 10)
+        reviewing = state == "review"
+        classes.append(
+            PlannedClass(
+                class_id=class_id,
+                titles=titles(english, hebrew),
+                actions=("destroy", "review"),
+                records=records,
+                bytes=lists.bytes(records),
+                stage="head of the records office" if reviewing else "",
+                number=1 if reviewing else 0,
+                stages=2,
+                reviewers=(),
+                until=TODAY + timedelta(days=9) if reviewing else None,
+                undecided=lists.ids(f"undecided-{plan_id}-{class_id}", "Undecided", 7) if reviewing else None,
+                unverified=("il-xray",) if class_id == "IL-MED-030" else (),
+            )
+        )
+    number, size = (sum(getattr(one, part).value for one in classes) for part in ("records", "bytes"))
+    total = lists.numbers(f"plan-{plan_id}", f"Classes of plan {plan_id}", records=number, bytes=size)
+    return OpenPlan(
+        plan_id=plan_id,
+        state=state,
+        as_of=TODAY - timedelta(days=20),
+        term=NOW + timedelta(days=70 if state == "review" else 12),
+        near=state != "review",
+        since=None,
+        records=total,
+        bytes=Figure(size, total.listing, "bytes"),
+        signed=None if state == "review" else lists.ids(f"signed-{plan_id}", "Signatures under plan", 1, "person"),
+        needed=3 if state == "signing" else 2,
+        over_limit=("IL-FIN-010",) if state == "signing" else (),
+        classes=tuple(classes),
+    )
+
+
+def _executed(lists: Lists) -> ExecutedPlan:
+    plan_id = lists.id()
+    counted = {"destroyed": 2310, "due-locked": 41, "held": 12, "unverified": 5}
+    outcomes = {
+        code: lists.ids(f"executed-{plan_id}-{code}", f"Records of plan, by outcome {code}", number)
+        for code, number in counted.items()
+    }
+    return ExecutedPlan(plan_id, NOW - timedelta(days=3), lists.id(), outcomes)
 
 
 def _held(lists: Lists, classes: int) -> tuple[ClassHeld, ...]:

@@ -355,12 +355,15 @@ def figures_of(value: object) -> Iterator[dict[str, Any]]:
 
 
 def test_every_number_is_its_list_in_json_csv_and_page(archive: Archive, tmp_path: Path) -> None:
-    report = report_of(archive)
-    paths = reports.write(report, tmp_path / "reports", ("html", "json", "csv"))
+    assert_every_number_is_its_list(report_of(archive), tmp_path / "reports")
+
+
+def assert_every_number_is_its_list(report: ComplianceReport, folder: Path) -> None:
+    paths = reports.write(report, folder, ("html", "json", "csv"))
     assert paths.keys() == {"html", "json", "csv"}
     document = json.loads(paths["json"].read_text("utf-8"))
     found = [*figures_of(document)]
-    assert len(found) > 100
+    assert len(found) > 50
     behind = set()
     for figure in found:
         listed = document["lists"][figure["list"]]
