@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retention import cli_approvals, cli_disposition, cli_events, cli_holds, cli_schedule
+from retention import cli_approvals, cli_disposition, cli_events, cli_holds, cli_requests, cli_schedule
 from retention.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, now, opened, table, tell
 from retention.config import workspace
 from retention.errors import UsageError
@@ -35,6 +35,8 @@ app.add_typer(cli_events.app, name="event")
 app.add_typer(cli_events.aggregation_app, name="aggregation")
 app.add_typer(cli_events.suspension_app, name="suspension")
 app.add_typer(cli_holds.app, name="hold")
+app.add_typer(cli_requests.app, name="request")
+app.command("destroyed")(cli_requests.destroyed)
 app.add_typer(cli_disposition.app, name="disposition")
 app.add_typer(cli_approvals.app, name="approval")
 app.add_typer(cli_approvals.approver_app, name="approver")

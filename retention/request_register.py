@@ -1,32 +1,31 @@
-"""Requests of persons as they stand: what was asked, what was answered, by when; which records are restricted.
+"""Requests of persons as they stand: what was asked, by when it is to be answered, and that it was.
 
 Rules of this module (GDPR art. 12, 15-19):
-- It alone writes the tables requests, request_answers and restrictions.
+- It alone writes the table requests; what is said of each record is in retention.request_answers.
 - Art. 12(3): an answer is due one calendar month after receipt, on the same day of the next month or on its last day.
   It can be extended once, before it is due, by two more months, for complexity or number, and the person is told.
 - The same request of the same person is one request until it is answered.
 - Who asked, in which words, is the request's sealed line; control tables and events have pseudonyms and codes.
 - Closing says that the person was told. Nothing is closed while a hit waits for somebody to check it, or while
   what is to be erased is not erased yet.
-- Each restriction belongs to the request that asked for it: a record is free when none is left. Before one is
-  lifted the person is told (art. 18(3)).
+- Before a restriction is lifted the person is told (art. 18(3)).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from retention import descriptors, holds, ledger, policy
+from retention import descriptors, holds, ledger, policy, request_answers
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.errors import NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.model import Description, new_id
+from retention.request_answers import Given
 from retention.request_subjects import Finds, Subject, identity
 from retention.rules import Period
 from retention.seal import new_record_key
@@ -34,7 +33,6 @@ from retention.seal import new_record_key
 TERM = Period(months=1)
 EXTENSION = Period(months=2)
 SCOPE = "requests"  # their keys' scope in the key safe
-_AT_ONCE = 1000  # ids in an event, which holds 65,535 bytes
 
 
 class Kind(StrEnum):
@@ -57,35 +55,6 @@ class Extension(StrEnum):
 
     COMPLEXITY = "complexity"
     NUMBER = "number"
-
-
-class Given(StrEnum):
-    """What is said of one record."""
-
-    REFUSED = "refused"
-    RESTRICTED = "restricted"
-    PROPOSED = "proposed"  # to be erased: in a disposition plan that two people decide
-    WAITING = "waiting"  # to be erased, and in no plan yet: its notice runs
-    ERASING = "erasing"
-    ERASED = "erased"
-    TRANSFERRED = "transferred"
-    INCLUDED = "included"  # in the package
-    UNREADABLE = "unreadable"  # not in the package: it could not be read
-    CHECK = "check"  # found by words or a part of a name: a person looks
-    NOT_ABOUT = "not-about"  # a person looked
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is said of one record, with its reason, law and date."""
-
-    record_id: UUID
-    given: Given
-    reason: str  # a code
-    citation: str
-    until: date | None = None
-    about: bool | None = None  # what a person said of a hit
-    plan_id: UUID | None = None  # the open plan that it is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +99,7 @@ def enter(archive: Archive, kind: Kind, asked: Asked, now: datetime) -> tuple[UU
     if received > today:
         raise UsageError(f"--received {received}: expected today ({today}) or a day before.")
     request_id, key = new_id(now), new_record_key()
+    ground = asked.ground.value if asked.ground is not None and kind is Kind.RESTRICT else None
     said = {"finds": asked.subject.finds.value, "by": asked.by or asked.subject.text}
     described = Description(name=asked.subject.text, source="", place=kind.value, metadata=said)
     sealed = key.seal(descriptors.encode("request", described))
@@ -141,7 +111,7 @@ def enter(archive: Archive, kind: Kind, asked: Asked, now: datetime) -> tuple[UU
                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
                ON CONFLICT (kind, subject_id) WHERE answered_at IS NULL DO NOTHING RETURNING 1""",
             (
-                *(request_id, kind.value, asked.subject.finds.value, subject_id, asked.ground, received, now),
+                *(request_id, kind.value, asked.subject.finds.value, subject_id, ground, received, now),
                 *(archive.agent.on_behalf_of or archive.agent.id, TERM.after(received)),
             ),
         ).fetchone()
@@ -219,100 +189,10 @@ def open_one(conn: Connection, request_id: UUID) -> Request:
     return found
 
 
-def answers(conn: Connection, request_id: UUID) -> list[Answer]:
-    """What is said of each record; with the open plan that it is in."""
-    rows = conn.execute(
-        """SELECT a.record_id, a.answer, a.reason, a.citation, a.until, a.about, i.plan_id
-             FROM request_answers a LEFT JOIN plan_items i ON i.record_id = a.record_id AND i.open
-            WHERE a.request_id = %s ORDER BY a.answer, a.record_id""",
-        (request_id,),
-    )
-    return [Answer(record, Given(answer), *rest) for record, answer, *rest in rows]
-
-
 def said(archive: Archive, conn: Connection, request_id: UUID) -> tuple[Subject, str]:
     """Whom it is about and who asked, from the sealed line. Raises NotFound, Damaged."""
     line = descriptors.read_line(archive, conn, request_id)
     return Subject(line.name, Finds(line.metadata["finds"])), str(line.metadata["by"])
-
-
-# ---------------------------------------------------------------- answer
-
-
-def give(conn: Connection, archive: Archive, request: Request, found: Sequence[Answer], now: datetime) -> list[Event]:
-    """Put these answers in the place of what was said before; the events are for the caller to append.
-
-    Records that are gone meanwhile keep their answer, which says so. What was said before and is the same now
-    makes no event."""
-    before = {answer.record_id: answer for answer in answers(conn, request.id)}
-    now_said = {answer.record_id: answer for answer in found}
-    conn.execute(
-        """DELETE FROM request_answers a USING records r
-            WHERE a.request_id = %s AND r.record_id = a.record_id AND NOT a.record_id = ANY(%s)""",
-        (request.id, list(now_said)),
-    )
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            """INSERT INTO request_answers (request_id, record_id, answer, reason, citation, until, about)
-               VALUES (%s, %s, %s, %s, %s, %s, %s)
-               ON CONFLICT (request_id, record_id) DO UPDATE
-                  SET answer = EXCLUDED.answer, reason = EXCLUDED.reason, citation = EXCLUDED.citation,
-                      until = EXCLUDED.until, about = EXCLUDED.about""",
-            [
-                (request.id, a.record_id, a.given.value, a.reason, a.citation, a.until, a.about)
-                for a in sorted(found, key=lambda a: a.record_id)
-            ],
-        )
-    changed: dict[tuple[Given, str], list[UUID]] = {}
-    for record, answer in sorted(now_said.items()):
-        was = before.get(record)
-        if was is None or (was.given, was.reason) != (answer.given, answer.reason):
-            changed.setdefault((answer.given, answer.reason), []).append(record)
-    return [
-        Event(
-            *("app", now, archive.agent, (request.id, *part)),
-            detail={"request": str(request.id), "kind": request.kind.value, "answer": given.value, "reason": reason},
-        )
-        for (given, reason), records in changed.items()
-        for part in _cut(records)
-    ]
-
-
-def restrict(
-    conn: Connection, archive: Archive, request_id: UUID, records: Iterable[UUID], now: datetime
-) -> list[Event]:
-    """Restrict exactly these records for this request; the events are for the caller to append.
-
-    The caller took `holds.exclusive` first, so that nothing is being marked as destroying meanwhile."""
-    wanted = {"id": request_id, "records": sorted(set(records)), "now": now}
-    freed = conn.execute(
-        "DELETE FROM restrictions WHERE request_id = %(id)s AND NOT record_id = ANY(%(records)s) RETURNING record_id",
-        wanted,
-    ).fetchall()
-    added = conn.execute(
-        """INSERT INTO restrictions (record_id, request_id, recorded_at)
-           SELECT n, %(id)s, %(now)s FROM unnest(%(records)s::uuid[]) AS n
-               ON CONFLICT DO NOTHING RETURNING record_id""",
-        wanted,
-    ).fetchall()
-    return [
-        Event(
-            *("poa", now, archive.agent, (request_id, *part)),
-            detail={"request": str(request_id), "restricted": restricted},
-        )
-        for restricted, rows in ((True, added), (False, freed))
-        for part in _cut(sorted(row[0] for row in rows))
-    ]
-
-
-def restricted(conn: Connection, request_id: UUID) -> set[UUID]:
-    """What this request restricts now."""
-    rows = conn.execute("SELECT record_id FROM restrictions WHERE request_id = %s", (request_id,))
-    return {row[0] for row in rows}
-
-
-def _cut(ids: Sequence[UUID]) -> Iterable[tuple[UUID, ...]]:
-    return (tuple(ids[start : start + _AT_ONCE]) for start in range(0, len(ids), _AT_ONCE))
 
 
 # ---------------------------------------------------------------- the clock, and the end
@@ -356,8 +236,8 @@ def close(archive: Archive, request_id: UUID, now: datetime) -> Request:
         unfinished = sum(found.counts.get(given, 0) for given in (Given.PROPOSED, Given.WAITING, Given.ERASING))
         if unfinished:
             raise Refused(
-                f"refusing to close request {request_id}: {unfinished} records are to be erased and are not yet. Have "
-                "their plan decided and executed, run the request again, or extend it."
+                f"refusing to close request {request_id}: {unfinished} records are not done yet. Have their plan "
+                "decided and executed, or the package written; then run the request again, or extend it."
             )
         conn.execute("UPDATE requests SET answered_at = %s WHERE request_id = %s", (now, request_id))
         detail: dict[str, Any] = {"request": str(request_id), "answered": dict(found.counts)}
@@ -379,8 +259,8 @@ def lift(archive: Archive, request_id: UUID, now: datetime) -> tuple[Request, in
             )
         if found.lifted_at is not None:
             return found, 0
-        freed = len(restricted(conn, request_id))
-        events = restrict(conn, archive, request_id, (), now)
+        freed = len(request_answers.restricted(conn, request_id))
+        events = request_answers.restrict(conn, archive, request_id, (), now)
         conn.execute(
             "UPDATE requests SET lifted_at = %(now)s, answered_at = coalesce(answered_at, %(now)s) "
             "WHERE request_id = %(id)s",

@@ -100,25 +100,28 @@ def find(conn: Connection, safe: Safe, asked: Subject, checked: Sequence[UUID] =
 def _predicate(safe: Safe, asked: Subject) -> tuple[Predicate, LiteralString]:
     match asked.finds:
         case Finds.AGGREGATION:
-            return predicate(Scope(aggregations=(asked.text,)), Named(aggregations=(identity(safe, asked),))), "true"
+            return predicate(Scope(aggregations=(asked.text,)), Named(aggregations=(identity(safe, asked),))), _FILED
         case Finds.AUTHOR:
             return predicate(Scope(custodians=(asked.text,)), Named()), _AUTHOR
         case Finds.TEXT:
             return predicate(Scope(text=asked.text), Named()), "false"
 
 
+_FILED: LiteralString = "r.aggregation_id = %(subject)s"
+
 # The whole field, or one of several names (which are separated by semicolons): the name, the address, or both.
 _AUTHOR: LiteralString = r"""EXISTS (
     SELECT FROM descriptions d,
            LATERAL (SELECT d.author UNION ALL SELECT regexp_split_to_table(d.author, ';')) AS whole(author),
            LATERAL (SELECT lower(regexp_replace(btrim(whole.author), '\s+', ' ', 'g'))) AS one(author)
-     WHERE d.subject_id = r.record_id
+     WHERE d.subject_id = r.record_id AND position(lower(split_part(%(name)s, ' ', 1)) IN lower(d.author)) > 0
        AND lower(%(name)s) IN (one.author, btrim(regexp_replace(one.author, '<[^<>]*>$', ''), ' "'),
                                btrim(substring(one.author FROM '<([^<>]*)>$'))))"""
 
 _FIND: LiteralString = """
     WITH RECURSIVE hit AS MATERIALIZED (
-        SELECT r.record_id, ({sure}) AS sure, ({found}) AS found FROM records r WHERE r.state < 3 AND {where}),
+        SELECT r.record_id, ({sure}) AS sure, ({found}) AS found FROM records r
+         WHERE r.state < 3 AND (({where}) OR ({sure}))),
     theirs AS (SELECT record_id FROM hit WHERE sure
                 UNION SELECT record_id FROM records WHERE record_id = ANY(%(checked)s) AND state < 3
                 UNION SELECT c.record_id FROM theirs t JOIN records c ON c.parent_id = t.record_id WHERE c.state < 3)

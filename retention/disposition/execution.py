@@ -32,7 +32,7 @@ import psycopg
 
 from retention import acknowledgements, bags, catalog, eligibility, engine, holds, ledger, packages, policy
 from retention.acknowledgements import Acknowledgement
-from retention.archive import Archive
+from retention.archive import Archive, pseudonym
 from retention.bag_check import verify_bag
 from retention.database import Connection, transaction
 from retention.disposition import certificate, erasure
@@ -41,7 +41,7 @@ from retention.engine import Decision
 from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.locks import SHORT
-from retention.model import RecordState
+from retention.model import AgentKind, RecordState
 from retention.packages import Purpose
 from retention.rules import STRENGTH, Action, Schedule
 
@@ -389,6 +389,7 @@ def acknowledge(archive: Archive, plan_id: UUID, receipt: Path, now: datetime) -
             )
             detail = {
                 "plan": str(plan_id),
+                "recipient": str(pseudonym(conn, archive.safe, AgentKind.ORGANIZATION, found.receiver, now)),
                 "acknowledgement_sha256": digest.hex(),
                 "accepted": len(found.accepted),
                 "rejected": len(found.rejected),

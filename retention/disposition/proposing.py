@@ -143,11 +143,6 @@ def _notice(schedule: Schedule, facts: RecordFacts, rule_id: str) -> Period | No
 def _leave_out(conn: Connection, now: datetime) -> tuple[int, int, int]:
     """Take out units of which a member is in an open plan, was not announced in time, or is restricted; returns how
     many records each."""
-    restricted = conn.execute(
-        """DELETE FROM chosen WHERE unit_id IN (
-               SELECT c.unit_id FROM chosen c JOIN restrictions USING (record_id) JOIN requests q USING (request_id)
-                WHERE q.kind = 'restrict')"""
-    ).rowcount
     busy = conn.execute(
         """DELETE FROM chosen WHERE unit_id IN (SELECT c.unit_id FROM chosen c JOIN plan_items p USING (record_id)
                                                  WHERE p.open)"""
@@ -161,6 +156,11 @@ def _leave_out(conn: Connection, now: datetime) -> tuple[int, int, int]:
                                      AND n.notified_at + make_interval(months => notify_months, days => notify_days)
                                          <= %s))""",
         (now,),
+    ).rowcount
+    restricted = conn.execute(
+        """DELETE FROM chosen WHERE unit_id IN (
+               SELECT c.unit_id FROM chosen c JOIN restrictions USING (record_id) JOIN requests q USING (request_id)
+                WHERE q.kind = 'restrict')"""
     ).rowcount
     return busy, silent, restricted
 
