@@ -97,7 +97,7 @@ def refuse_missing(conn: Connection, subjects: Iterable[UUID]) -> None:
 def seal(archive: Archive, conn: Connection, wanted: Iterable[Aggregation], now: datetime) -> Sealed:
     """Key and sealed line of each aggregation that has none; the lines are in the vault, the rows are not written."""
     named = {identity(archive.safe, one): one for one in sorted(set(wanted))}
-    found = {one: named[one] for one in named if one in missing(conn, named)} if named else {}
+    found = {one: named[one] for one in sorted(missing(conn, named))} if named else {}
     keys = {one: new_record_key() for one in found}
     sealed = ((one, 1, keys[one].seal(descriptors.encode("aggregation", _description(a)))) for one, a in found.items())
     objects, lines = descriptors.store(archive, sealed, now)
