@@ -381,8 +381,8 @@ def test_suspended_days_count_after_the_cutoff_only(conn: Connection) -> None:
 
 def test_a_suspension_of_a_rule_of_another_zone_counts_from_a_day_later(conn: Connection) -> None:
     there = one_class(replace(RECEIVED, time_zone="Pacific/Auckland"))
-    spans = (Suspension(date(2024, 1, 1), date(2024, 1, 10)),)
-    given = [RecordFacts(("A",), received=date(2024, 12, day), suspensions=spans) for day in (30, 31)]
+    spans = (Suspension(date(2025, 2, 1), date(2025, 2, 11)),)  # 11 days
+    given = [RecordFacts(("A",), received=date(2024, 12, day), suspensions=spans) for day in (19, 20)]
     assert agree(conn, there, *given) == [True, False]
     assert agree(conn, one_class(RECEIVED), *given) == [True, True]
 
