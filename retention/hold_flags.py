@@ -87,6 +87,11 @@ def want(conn: Connection, subjects: Sequence[UUID] | None, hold_id: UUID, now: 
 # ---------------------------------------------------------------- the queue
 
 
+def forget(conn: Connection, subjects: Sequence[UUID]) -> None:
+    """Drop the flags of objects that are erased, in the transaction that says so."""
+    conn.execute("DELETE FROM hold_flags WHERE subject_id = ANY(%s)", (list(subjects),))
+
+
 def drain(archive: Archive, now: datetime, at_most: int | None = None) -> Drained:
     """Set every waiting flag and read it back. Running it twice, or two at once, changes nothing more.
 

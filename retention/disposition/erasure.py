@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from uuid import UUID
 
-from retention import descriptors, ledger, policy
+from retention import descriptors, hold_flags, ledger, policy
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.disposition.plans import cut
@@ -188,7 +188,8 @@ def _finish(archive: Archive, plan_id: UUID, gone: Sequence[UUID], former: Mappi
 
 def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Sequence[UUID]) -> None:
     """Every row that describes a destroyed record, or tells where it came from."""
-    asked = {"records": list(records), "all": [*records, *former], "plan": plan_id}
+    everything = [*records, *former]
+    asked = {"records": list(records), "all": everything, "plan": plan_id}
     conn.execute(
         """WITH gone AS (DELETE FROM descriptor_lines
                           WHERE subject_id = ANY(%(all)s) OR subject_id IN (
@@ -202,7 +203,7 @@ def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Se
     conn.execute("DELETE FROM sightings WHERE subject_id = ANY(%(all)s)", asked)
     conn.execute("DELETE FROM findings WHERE subject_id = ANY(%(all)s)", asked)
     conn.execute("DELETE FROM object_locks WHERE subject_id = ANY(%(records)s)", asked)
-    conn.execute("DELETE FROM hold_flags WHERE subject_id = ANY(%(all)s)", asked)
+    hold_flags.forget(conn, everything)
     conn.execute("DELETE FROM current_triggers WHERE subject_id = ANY(%(records)s)", asked)
     conn.execute("DELETE FROM contents WHERE record_id = ANY(%(records)s)", asked)
 

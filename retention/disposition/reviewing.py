@@ -378,6 +378,7 @@ def withdraw(archive: Archive, plan_id: UUID, now: datetime) -> None:
 def approved(conn: Connection, archive: Archive, proposal: Proposal, now: datetime) -> list[Event]:
     """The effect of the last signature: extensions and new classes take hold; what was approved may be executed."""
     by = archive.agent.on_behalf_of or archive.agent.id
+    holds.shared(conn)  # a hold on the new class takes in what comes into it
     conn.execute(
         """INSERT INTO extensions (record_id, recorded_at, not_before, reason, recorded_by, plan_id)
            SELECT record_id, %s, not_before, reason, %s, plan_id FROM plan_items
@@ -408,7 +409,7 @@ def approved(conn: Connection, archive: Archive, proposal: Proposal, now: dateti
     for class_id, ids in _by_class(relabelled).items():
         detail = {"plan": str(proposal.id), "class": class_id}
         events += [Event("mem", now, archive.agent, part, detail=detail) for part in cut(ids)]
-    return events
+    return events + holds.arrived(conn, archive, [record for record, _ in relabelled], now)
 
 
 def _by_class(rows: Iterable[tuple[UUID, str]]) -> dict[str, list[UUID]]:

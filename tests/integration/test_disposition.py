@@ -491,3 +491,15 @@ def test_the_same_document_is_not_admitted_again(ready: Archive, clock: Clock, t
             codes = conn.execute("SELECT code, count(*) FROM findings GROUP BY 1").fetchall()
         assert codes == [("KNOWN-DESTROYED", 2)]
         assert pipeline.ingest(ready, source, clock, workers=workers).totals.known == 2
+
+
+def test_what_comes_into_a_held_class_is_held(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    (record,) = capture_all(ready, [Document("SHORT", "a")], clock, tmp_path / "in")
+    holds.place(ready, Scope(classes=("LONG",)), Mode.DYNAMIC, Matter("A", "B", date(2027, 1, 1)), clock())
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+    relabel = Decided(Decision.RELABEL, "wrong-class", to_class="LONG")
+    reviewing.review(ready, plan_id, EVERYTHING, relabel, clock())
+    sign(ready, plan_id, clock)
+    with transaction(ready.connections) as conn:
+        assert catalog.facts(conn, record).holds

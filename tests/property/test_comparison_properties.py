@@ -99,7 +99,7 @@ def test_a_load_that_is_not_refused_lowers_nothing(
 
 
 @given(rule=plain, period=periods, cutoff=strategies.cutoffs)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_a_rule_is_lowered_exactly_if_some_day_is(rule: Rule, period: Period, cutoff: object) -> None:
     changed = replace(rule, period=period, cutoff=cutoff)  # type: ignore[arg-type]  # drawn as a Cutoff
     found = lowered(one([rule], regulatory=True), one([changed], regulatory=True))
