@@ -22,6 +22,7 @@ from retention.reports.model import (
     Frozen,
     Intake,
     LedgerPart,
+    PersonRequests,
     RunStates,
     SchedulePart,
     Source,
@@ -62,6 +63,7 @@ class Facts:
     defects: Mapping[str, Figure]
     disagreeing: Sequence[str]  # lists whose length is not the number that they stand behind
     frozen: Frozen | None = None
+    requests: PersonRequests | None = None
     disposition: Disposition | None = None
 
 
@@ -80,6 +82,7 @@ def check(facts: Facts) -> tuple[Check, ...]:
         _unlocked,
         _holds,
         _hold_flags,
+        _requests,
         _plans,
         _expired,
         _not_executed,
@@ -386,6 +389,22 @@ _CEILINGS = (
         "They are kept. Was it the last visit? Record the later event, or say `later_records: covered` in the rule.",
     ),
 )  # fmt: skip
+
+
+def _requests(facts: Facts) -> Check | None:
+    title, found = "Requests of persons", facts.requests
+    if found is None:
+        return None
+    if found.overdue.value:
+        said = f"{count(found.overdue.value, 'request')} past the day on which the answer was owed (GDPR art. 12(3))."
+        then = "Answer now: muniment request show ID, then muniment request close ID."
+        return Check("requests", RED, title, said, then, found.overdue)
+    if found.open.value:
+        said = f"{count(found.open.value, 'request')} to be answered, each within its month."
+        then = "See muniment request list; close each when the person was told."
+        return Check("requests", AMBER, title, said, then, found.open)
+    said = f"None waits for an answer; {count(found.restricted.value, 'record')} restricted."
+    return Check("requests", GREEN, title, said, figure=found.restricted)
 
 
 def _entries(facts: Facts) -> Check:

@@ -18,7 +18,7 @@ from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import NotFound
 from retention.model import new_id
-from retention.reports import ceilings, evidence, frozen, holdings, incoming, plans
+from retention.reports import ceilings, evidence, frozen, holdings, incoming, persons, plans
 from retention.reports.checks import Facts, check, long_date, summary
 from retention.reports.lists import Collector
 from retention.reports.model import (
@@ -78,6 +78,7 @@ def compile_report(
         locks_waiting, locks_oldest, locks_failed = evidence.lock_queue(collect)
         part = _schedule_part(version)
         under_hold = frozen.frozen(collect, as_of)
+        asked = persons.requests(collect, policy.today(conn, now))
         past = ceilings.findings(collect, schedule, as_of)
         disposition = plans.disposition(collect, now, past)
         sections = (
@@ -107,6 +108,7 @@ def compile_report(
             defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),
             frozen=under_hold,
+            requests=asked,
             disposition=disposition,
         )
     return ComplianceReport(
@@ -140,6 +142,7 @@ def compile_report(
         vault=_vault_part(archive.vault),
         lists=tuple(collect.lists),
         frozen=under_hold,
+        requests=asked,
         disposition=disposition,
         names=names,
     )

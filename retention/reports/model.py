@@ -258,6 +258,15 @@ class Frozen:
 
 
 @dataclass(frozen=True, slots=True)
+class PersonRequests:
+    """What persons asked for and wait for (GDPR art. 12(3)), and what is restricted (art. 18)."""
+
+    open: Figure
+    overdue: Figure
+    restricted: Figure  # records
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedClass:
     """What an open plan has of one class. `stage` is empty when its review is over."""
 
@@ -392,6 +401,7 @@ class ComplianceReport:
     vault: VaultPart
     lists: tuple[Listing, ...]
     frozen: Frozen | None = None
+    requests: PersonRequests | None = None
     disposition: Disposition | None = None
     names: bool = False  # a copy for the eye, with titles and names: not to be kept
 
