@@ -199,9 +199,13 @@ def said(archive: Archive, conn: Connection, request_id: UUID) -> tuple[Subject,
 
 
 def extend(archive: Archive, request_id: UUID, reason: Extension, now: datetime) -> Request:
-    """Two more months, once (art. 12(3)). Raises Refused when it is too late, or the second time."""
+    """Two more months, once (art. 12(3)); the same again changes nothing.
+
+    Raises Refused when it is too late, or was extended for another reason."""
     with transaction(archive.connections) as conn:
         found = open_one(conn, request_id)
+        if found.extension is reason:
+            return found
         if found.extension is not None:
             raise Refused(
                 f"refusing to extend request {request_id} again: it was extended for {found.extension} until "
