@@ -1,0 +1,137 @@
+"""docs/disposition.md as it stands: a rule changed after seeing its effect, a hold, two people, a certificate."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from retention import signatures
+from retention.config import Settings
+
+Muniment = Callable[..., Any]
+
+SCHEDULE = """\
+version: 1
+title: A small office
+timezone: Asia/Jerusalem
+anchors:
+  law: &law {citation: House policy 7, verified_on: 2026-01-01, verified_by: Ruth Levi}
+classes:
+  - id: COR-010
+    title: Correspondence
+    action: destroy
+    document_date: {fields: [date]}
+    match: [{id: mail, mime: [message/rfc822]}]
+    rules: [{id: mail, trigger: document_date, period: P7Y, verified: true, authority: *law}]
+  - id: SYS-CERT
+    title: Execution certificates
+    rules: [{id: certificates, trigger: received, period: P10Y, authority: {citation: House policy 7}}]
+"""
+
+
+def mail(year: int, subject: str) -> bytes:
+    return (
+        f"From: Dana <dana@example.org>\nTo: Records <records@example.org>\nSubject: {subject}\n"
+        f"Date: Mon, 02 Nov {year} 10:00:00 +0200\nMessage-ID: <{year}-{len(subject)}@example.org>\n"
+        "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\nThe harvest of almonds was good this year.\n"
+    ).encode()
+
+
+@pytest.fixture
+def muniment(settings: Settings, tmp_path: Path) -> Muniment:
+    """The command, as a person runs it; returns its JSON."""
+    environment = os.environ | {
+        "MUNIMENT_DATABASE_URL": settings.database_url,
+        "MUNIMENT_VAULT_URL": settings.vault_url,
+        "AWS_ACCESS_KEY_ID": settings.vault_access_key or "",
+        "AWS_SECRET_ACCESS_KEY": settings.vault_secret_key or "",
+    }
+
+    def run(*arguments: object, code: int = 0) -> Any:
+        command = [
+            sys.executable,
+            "-m",
+            "ingest.cli",
+            "--workspace",
+            str(settings.root),
+            "--json",
+            *map(str, arguments),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == code, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+        assert "Traceback" not in done.stderr
+        return json.loads(done.stdout) if done.stdout.strip() and code in (0, 1) else done.stderr
+
+    return run
+
+
+def key(folder: Path, name: str) -> Path:
+    made = Ed25519PrivateKey.generate()
+    path = folder / name
+    path.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    path.chmod(0o600)
+    (folder / f"{name}.pub").write_text(signatures.public_line(signatures.public_of(made)) + f" {name}\n")
+    return path
+
+
+def test_from_a_rule_to_a_certificate(muniment: Muniment, tmp_path: Path) -> None:
+    ruth, dan = key(tmp_path, "ruth"), key(tmp_path, "dan")
+    muniment("approver", "enrol", "Ruth Levi", "--public-key", f"{ruth}.pub")
+    muniment("approver", "enrol", "Dan Cohen", "--public-key", f"{dan}.pub", "--key", ruth)
+
+    schedule, longer = tmp_path / "schedule.yaml", tmp_path / "longer.yaml"
+    schedule.write_text(SCHEDULE)
+    muniment("schedule", "load", schedule)
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for year, subject in ((2012, "Old"), (2013, "Older case of Levi"), (2018, "Just out"), (2026, "New")):
+        (inbox / f"{year}.eml").write_bytes(mail(year, subject))
+    assert muniment("ingest", inbox)["admitted"] == 4
+    assert [(c["class_id"], c["records"]) for c in muniment("due")["classes"]] == [("COR-010", 3)]
+
+    # a rule changed after seeing its effect
+    longer.write_text(SCHEDULE.replace("P7Y", "P9Y"))
+    (changed,) = (c for c in muniment("schedule", "diff", longer)["classes"] if c["class_id"] == "COR-010")
+    assert json.dumps(changed).count("1") > 0
+    muniment("schedule", "load", longer)
+    assert muniment("due")["classes"][0]["records"] == 2
+    assert "two people" in muniment("schedule", "load", schedule, code=3)  # back again: some would be due earlier
+
+    (case,) = muniment("find", "Levi")
+    assert muniment("explain", case["record_id"])["due"] is True
+    held = muniment(
+        *("hold", "place", "--record", case["record_id"], "--matter", "Levi v. Cohen"),
+        *("--authority", "court order 12/26", "--review", "2027-06-01"),
+    )
+    assert held["hold_id"]
+
+    plan = muniment("disposition", "propose")
+    assert (plan["count"], plan["state"]) == (1, "review")
+    plan_id = plan["plan_id"]
+    assert "nothing is destroyed" in muniment("disposition", "execute", plan_id, code=3)
+    muniment("disposition", "review", plan_id, "approve", "--class", "COR-010")
+    assert muniment("disposition", "approve", plan_id, "--key", ruth)["signed"] == 1
+    assert muniment("disposition", "approve", plan_id, "--key", ruth)["state"] == "signing"  # once is once
+    statement, signature = tmp_path / "statement.txt", tmp_path / "statement.txt.sig"
+    muniment("approval", "show", plan_id, "-o", statement)
+    private = signatures.private_key(dan, lambda: "")
+    signature.write_text(signatures.sign(private, statement.read_bytes()))
+    assert muniment("disposition", "approve", plan_id, "--signature", signature)["state"] == "approved"
+    assert "--as-of" in muniment("--as-of", "2030-01-01", "disposition", "execute", plan_id, code=2)
+    assert muniment("disposition", "execute", plan_id)["outcomes"] == {"destroyed": 1}
+    stated = muniment("disposition", "certificate", plan_id, "-o", tmp_path / "certificate.json")
+    assert [item["outcome"] for item in stated["items"]] == ["destroyed"]
+    destroyed = stated["items"][0]["record"]
+    assert muniment("find", "Old") == []
+    assert muniment("show", case["record_id"])["holds"]
+    assert muniment("destroyed", "--id", destroyed)
+    assert muniment("ingest", inbox)["rejected"] == 1  # it stays destroyed
