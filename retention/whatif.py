@@ -7,16 +7,17 @@ Rules of this module (requirements: retention, rule 16):
   held, and so many have an object locked in the vault beyond the day.
 - Records are not classified or labelled anew: classification rules work at capture, and a loaded schedule does not
   move records. A record whose class the new schedule does not have is kept.
-- Classes whose rules date alike cost nothing, unless they share records with a class that does not: by a label, an
-  aggregation that goes as a whole, or a parent.
+- Classes whose rules date alike cost nothing, unless they share units with a class that does not: an aggregation
+  that goes as a whole, or a parent. Records that share such a class by a label are looked at one list apart.
 - It works on temporary tables of its transaction, which are gone with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from psycopg import sql
@@ -25,6 +26,8 @@ from retention import comparison, eligibility, whatif_dates
 from retention.database import Connection
 from retention.reports import charts
 from retention.rules import Schedule, Unit
+
+APART = 20_000  # records that are looked at apart, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +82,9 @@ def compare(conn: Connection, old: Schedule, new: Schedule, as_of: date) -> What
     redated = comparison.redated(old, new, as_of)
     if not redated:
         return WhatIf(as_of, ())
-    touched = _touched(conn, old, new, redated)
-    dates = whatif_dates.prepare(conn, old, new, as_of, touched)
-    _mark_due(conn, _only(old, touched), _only(new, touched), as_of)
-    _mark_changed(conn, dates)
+    scope = _scope(conn, old, new, redated)
+    _mark_due(conn, old, new, as_of, scope)
+    _mark_changed(conn, old, new, as_of, scope)
     rows = conn.execute(_EFFECTS.format(**_blocks(new, as_of))).fetchall()
     found = {row[0]: Effect(row[0], *(Amount(row[i], row[i + 1]) for i in range(1, len(row), 2))) for row in rows}
     order = [known.id for known in (*new.classes, *old.classes)]
@@ -131,19 +133,52 @@ def _escaped(text: str) -> str:
 # ---------------------------------------------------------------- which classes
 
 
-def _touched(conn: Connection, old: Schedule, new: Schedule, redated: frozenset[str]) -> frozenset[str]:
-    """The classes that are dated otherwise, and those that share records with one, or units."""
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What is looked at: all records of some classes, and some records apart, under all of their classes."""
+
+    classes: frozenset[str]
+    apart: tuple[UUID, ...]
+
+    @property
+    def together(self) -> sql.Composed:
+        """A condition on record `r`."""
+        return sql.SQL("r.record_id <> ALL ({}::uuid[])").format(list(self.apart))
+
+
+def _scope(conn: Connection, old: Schedule, new: Schedule, redated: frozenset[str]) -> _Scope:
+    """The classes that are dated otherwise, and those that share units with one. Records that have such a class
+    beside another, by a label, are few, and stand apart with their units; where they are many, all of their classes
+    are looked at."""
     keys: dict[str, int] = dict(conn.execute("SELECT class_id, class_key FROM classes").fetchall())
     names = {key: name for name, key in keys.items()}
+    found = _beside(conn, old, new, keys, {keys[name] for name in redated if name in keys}, labels=False)
+    labelled = sql.SQL(
+        "SELECT DISTINCT m.record_id FROM record_labels m JOIN records r USING (record_id) "
+        "WHERE r.state = 1 AND (m.class_key = ANY ({0}::smallint[]) OR r.class_key = ANY ({0}::smallint[])) LIMIT {1}"
+    ).format(sorted(found), APART + 1)
+    apart = [row[0] for row in conn.execute(labelled)] if found else []
+    if apart:
+        both = replace(new, classes=(*new.classes, *old.classes))  # what is a unit in one of them
+        apart = eligibility.unit_members(conn, both, apart, waiting=True)
+    if len(apart) > APART:
+        found, apart = _beside(conn, old, new, keys, found, labels=True), []
+    return _Scope(redated | {names[key] for key in found}, tuple(apart))
+
+
+def _beside(
+    conn: Connection, old: Schedule, new: Schedule, keys: Mapping[str, int], found: set[int], *, labels: bool
+) -> set[int]:
     whole = {c.id for plan in (old, new) for c in plan.classes if c.unit is Unit.AGGREGATION}
-    query = _BESIDE.format(whole=[keys[name] for name in whole if name in keys], known=sql.Placeholder("known"))
-    found = {keys[name] for name in redated if name in keys}
+    query = _BESIDE.format(
+        whole=[keys[name] for name in whole if name in keys], labels=labels, known=sql.Placeholder("known")
+    )
     while found:
         more = {row[0] for row in conn.execute(query, {"known": sorted(found)})} | found
         if more == found:
             break
         found = more
-    return redated | {names[key] for key in found}
+    return found
 
 
 # One step: classes of records that have a label of a known class, labels of records of one, relatives, and members
@@ -152,6 +187,7 @@ _BESIDE = sql.SQL("""
 WITH known AS (SELECT unnest({known}::smallint[]) AS class_key),
 labelled AS MATERIALIZED (
     SELECT m.record_id, m.class_key AS label, r.class_key FROM record_labels m JOIN records r USING (record_id)
+     WHERE {labels}
 ), kin AS MATERIALIZED (
     SELECT DISTINCT p.class_key AS parent, c.class_key AS child
       FROM records c JOIN records p ON p.record_id = c.parent_id
@@ -179,11 +215,16 @@ def _only(plan: Schedule, names: frozenset[str]) -> Schedule:
 # ---------------------------------------------------------------- which records
 
 
-def _mark_due(conn: Connection, old: Schedule, new: Schedule, as_of: date) -> None:
+def _mark_due(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope: _Scope) -> None:
     """What is due under either schedule, and what under one of them only."""
     for name, plan in (("whatif_due_before", old), ("whatif_due_after", new)):
-        query = eligibility.statement(conn, plan, as_of, despite_holds=True) + sql.SQL("SELECT record_id FROM due")
-        conn.execute(sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS ").format(sql.Identifier(name)) + query)
+        table = sql.Identifier(name)
+        query = eligibility.statement(conn, _only(plan, scope.classes), as_of, despite_holds=True)
+        made = sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS {} SELECT record_id FROM due r WHERE {}")
+        conn.execute(made.format(table, query, scope.together))
+        if scope.apart:
+            query = eligibility.statement(conn, plan, as_of, scope.apart, despite_holds=True)
+            conn.execute(sql.SQL("INSERT INTO {} {} SELECT record_id FROM due").format(table, query))
     conn.execute(
         """CREATE TEMP TABLE whatif_flipped ON COMMIT DROP AS
            SELECT coalesce(b.record_id, a.record_id) AS record_id, a.record_id IS NOT NULL AS due
@@ -192,14 +233,27 @@ def _mark_due(conn: Connection, old: Schedule, new: Schedule, as_of: date) -> No
     )
 
 
-def _mark_changed(conn: Connection, dates: whatif_dates.Dates) -> None:
+def _mark_changed(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope: _Scope) -> None:
     """Records with another date, then those that have none but go, or stay, with others that do."""
-    found = sql.SQL("CREATE TEMP TABLE whatif_changed ON COMMIT DROP AS SELECT * FROM ({}) AS d WHERE before <> after")
-    conn.execute(found.format(dates.statement(sql.SQL("true"))))
-    beside = "SELECT record_id FROM whatif_flipped EXCEPT SELECT record_id FROM whatif_changed"
-    if conn.execute(beside).fetchone() is not None:
-        only = sql.SQL(f"r.record_id IN ({beside})")
-        conn.execute(sql.SQL("INSERT INTO whatif_changed ") + dates.statement(only))
+    # Of rows that stand in the statement the planner knows nothing, and would sort all records to merge them.
+    conn.execute("SET LOCAL enable_mergejoin = off")
+    dates = whatif_dates.prepare(conn, old, new, as_of, scope.classes)
+    found = sql.SQL("{} ({}) AS d WHERE before <> after")
+    made = sql.SQL("CREATE TEMP TABLE whatif_changed ON COMMIT DROP AS SELECT * FROM")
+    conn.execute(found.format(made, dates.statement(scope.together)))
+    beside = sql.SQL(
+        "r.record_id IN (SELECT record_id FROM whatif_flipped EXCEPT SELECT record_id FROM whatif_changed)"
+    )
+    statements = [(dates, scope.together)]
+    if scope.apart:
+        every = [known.id for plan in (old, new) for known in plan.classes]
+        apart = whatif_dates.prepare(conn, old, new, as_of, every, scope.apart)
+        only = sql.SQL("r.record_id = ANY ({}::uuid[])").format(list(scope.apart))
+        conn.execute(found.format(sql.SQL("INSERT INTO whatif_changed SELECT * FROM"), apart.statement(only)))
+        statements.append((apart, only))
+    for some, only in statements:
+        conn.execute(sql.SQL("INSERT INTO whatif_changed {}").format(some.statement(only + sql.SQL(" AND ") + beside)))
+    conn.execute("SET LOCAL enable_mergejoin = on")
 
 
 def _blocks(new: Schedule, as_of: date) -> dict[str, sql.Composed]:

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
+from uuid import UUID
 
 from psycopg import sql
 
@@ -127,15 +128,16 @@ class Dates:
     def statement(self, only: sql.Composable) -> sql.Composed:
         """`SELECT record_id, class_key, bytes, before, after` of each kept record of the classes; `only` is a
         further condition on `r`, the record."""
-        shapes, pairs = self._shapes()
+        shapes, pairs, slots = self._shapes()
+        columns = _shape(slots)
         guarded = [self.keys[name] for name in self.keys if _by_rule(self._sides(name))]
         rules, conditions, replacements, counted = self._rules()
         return _STATEMENT.format(
-            shapes=_unnest(shapes, _SHAPE),
-            names=sql.SQL(", ".join(_SHAPE)),
-            before=sql.SQL(_until("before")),
-            after=sql.SQL(_until("after")),
-            joins=sql.SQL(_JOINS),
+            shapes=_unnest(shapes, columns),
+            names=sql.SQL(", ".join(columns)),
+            before=sql.SQL(_until("before", slots)),
+            after=sql.SQL(_until("after", slots)),
+            joins=sql.SQL(_slots(_JOIN, "\n      ", slots)),
             pairs=_unnest(pairs, _PAIR),
             keys=list(self.keys.values()),
             guarded=guarded,
@@ -152,18 +154,18 @@ class Dates:
         old, new = (_asked(plan.record_class(name), plan, self.as_of) for plan in self.plans)
         return old, new
 
-    def _shapes(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-        """One row for each class of the main branch, and what each of its triggers gives on each day."""
+    def _shapes(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], int]:
+        """One row for each class of the main branch; what each of its triggers gives on each day; how many triggers
+        a class has at most."""
         shapes: list[tuple[Any, ...]] = []
         numbers: dict[tuple[_Fold, _Fold], int] = {}
         found: defaultdict[tuple[_Fold, _Fold], set[date]] = defaultdict(set)
-        for name, key in self.keys.items():
-            sides = self._sides(name)
-            if _by_rule(sides):
-                continue
-            triggers: list[Trigger | None] = [*sorted({*sides[0].clocks, *sides[1].clocks})]
+        plain = {name: sides for name in self.keys if not _by_rule(sides := self._sides(name))}
+        triggers = {name: sorted({*old.clocks, *new.clocks}) for name, (old, new) in plain.items()}
+        most = max((len(some) for some in triggers.values()), default=0)
+        for name, sides in plain.items():
             slots: list[Any] = []
-            for trigger in (triggers + [None] * SLOTS)[:SLOTS]:
+            for trigger in (*triggers[name], *[None] * (most - len(triggers[name]))):
                 folds = _Fold.of(sides[0], trigger), _Fold.of(sides[1], trigger)
                 code = self.codes.get(trigger) if trigger else None
                 if code:
@@ -171,14 +173,14 @@ class Dates:
                 pair = numbers.setdefault(folds, len(numbers)) if code else None
                 later = (trigger in side.later for side in sides)
                 slots += [code, pair, folds[0].missing, folds[1].missing, *later]
-            evented = any(trigger.event for trigger in triggers if trigger)
-            shapes.append((key, evented, *(side.any_one or side.open for side in sides), *slots))
+            evented = any(trigger.event for trigger in triggers[name])
+            shapes.append((self.keys[name], evented, *(side.any_one or side.open for side in sides), *slots))
         pairs = [
             (number, day, folds[0].until(day, self.as_of), folds[1].until(day, self.as_of))
             for folds, number in numbers.items()
             for day in found[folds]
         ]
-        return shapes, pairs
+        return shapes, pairs, most
 
     def _rules(self) -> tuple[list[tuple[Any, ...]], ...]:
         """Every rule in force of either schedule, its conditions, what replaces it, and its dates."""
@@ -219,8 +221,16 @@ def _by_rule(sides: tuple[_Asked, _Asked]) -> bool:
     return any(side.guarded for side in sides) or len({*sides[0].clocks, *sides[1].clocks}) > SLOTS
 
 
-def prepare(conn: Connection, old: Schedule, new: Schedule, as_of: date, class_ids: Collection[str]) -> Dates:
-    """The dates of `class_ids`, after a look at which trigger dates the catalog has."""
+def prepare(
+    conn: Connection,
+    old: Schedule,
+    new: Schedule,
+    as_of: date,
+    class_ids: Collection[str],
+    records: Sequence[UUID] | None = None,
+) -> Dates:
+    """The dates of `class_ids`, after a look at which trigger dates the catalog has; of some `records` only, if
+    they are given."""
     keys = {name: key for name, key in conn.execute("SELECT class_id, class_key FROM classes") if name in class_ids}
     kinds: dict[str, int] = dict(conn.execute("SELECT kind, ordinal FROM trigger_kinds").fetchall())
     codes: dict[Trigger, int] = {}
@@ -234,7 +244,8 @@ def prepare(conn: Connection, old: Schedule, new: Schedule, as_of: date, class_i
                 codes[trigger] = kinds[trigger.key] + len(DATED)
             if trigger in codes:
                 used[codes[trigger]].append(key)
-    return Dates(as_of, (old, new), keys, codes, {code: _days(conn, code, some) for code, some in used.items()})
+    days = {code: _days(conn, code, some, records) for code, some in used.items()}
+    return Dates(as_of, (old, new), keys, codes, days)
 
 
 def _triggers(rules: Iterable[Rule]) -> set[Trigger]:
@@ -245,12 +256,13 @@ def _triggers(rules: Iterable[Rule]) -> set[Trigger]:
     return {trigger for trigger in found if trigger is not None}
 
 
-def _days(conn: Connection, code: int, classes: list[int]) -> list[date]:
+def _days(conn: Connection, code: int, classes: list[int], records: Sequence[UUID] | None) -> list[date]:
     if code <= len(DATED):
-        query = sql.SQL(  # a special record may have the class as a label
-            "SELECT DISTINCT {0} FROM records WHERE (class_key = ANY ({1}::smallint[]) OR special) AND {0} IS NOT NULL"
-        )
-        return [row[0] for row in conn.execute(query.format(sql.Identifier(DATED[code - 1]), classes))]
+        among = sql.SQL("class_key = ANY ({}::smallint[]) OR special").format(classes)  # it may have it as a label
+        if records is not None:
+            among = sql.SQL("record_id = ANY ({}::uuid[])").format(list(records))
+        query = sql.SQL("SELECT DISTINCT {0} FROM records WHERE ({1}) AND {0} IS NOT NULL")
+        return [row[0] for row in conn.execute(query.format(sql.Identifier(DATED[code - 1]), among))]
     query = sql.SQL("SELECT DISTINCT dates[{0}] FROM current_triggers WHERE dates[{0}] IS NOT NULL")
     return [row[0] for row in conn.execute(query.format(code - len(DATED)))]
 
@@ -260,7 +272,6 @@ def _days(conn: Connection, code: int, classes: list[int]) -> list[date]:
 _SLOT = {"code": "integer", "pair": "integer", "missing_before": "date", "missing_after": "date",
          "later_before": "boolean", "later_after": "boolean"}  # fmt: skip
 _SHAPE = {"class_key": "smallint", "evented": "boolean", "any_before": "boolean", "any_after": "boolean"}
-_SHAPE |= {f"{name}{slot}": kind for slot in range(SLOTS) for name, kind in _SLOT.items()}
 _PAIR = {"pair": "integer", "day": "date", "before": "date", "after": "date"}
 _RULE = {"rule_no": "integer", "side": "integer", "class_key": "smallint", "any_one": "boolean", "code": "integer",
          "clock": "integer", "gate": "integer", "first": "date", "last": "date", "covered": "boolean"}  # fmt: skip
@@ -285,23 +296,29 @@ def _text(value: bool | int | date | None) -> str:
     return "NULL" if value is None else str(value)
 
 
-def _slots(text: str, between: str) -> str:
-    return between.join(text.replace("#", str(slot)) for slot in range(SLOTS))
+def _shape(slots: int) -> dict[str, str]:
+    return _SHAPE | {f"{name}{slot}": kind for slot in range(slots) for name, kind in _SLOT.items()}
+
+
+def _slots(text: str, between: str, slots: int) -> str:
+    return between.join(text.replace("#", str(slot)) for slot in range(slots))
 
 
 _DAY = (
     "CASE l.code# WHEN 1 THEN r.received WHEN 2 THEN r.document_date WHEN 3 THEN r.modified WHEN 4 THEN r.tagged "
     f"ELSE s.dates[l.code# - {len(DATED)}] END"
 )
-_JOINS = _slots(f"LEFT JOIN pairs w# ON w#.pair = l.pair# AND w#.day = {_DAY}", "\n      ")
+_JOIN = f"LEFT JOIN pairs w# ON w#.pair = l.pair# AND w#.day = {_DAY}"
 
 
-def _until(side: str) -> str:
+def _until(side: str, slots: int) -> str:
     one = (
         f"CASE WHEN w#.pair IS NULL OR (l.later_{side}# AND r.document_date > w#.day) THEN l.missing_{side}# "
         f"ELSE w#.{side} END"
     )
-    found = _slots(one, ", ")
+    found = _slots(one, ", ", slots)
+    if not found:  # no class has a rule that ends
+        return f"date '{OPEN}' AS {side}"
     return f"CASE WHEN l.any_{side} THEN least({found}) ELSE greatest({found}) END AS {side}"
 
 
@@ -347,7 +364,7 @@ WITH pairs AS NOT MATERIALIZED (
     SELECT f.*, f.class_key AS of_class FROM merged f
     UNION ALL
     SELECT f.*, m.class_key FROM merged f JOIN record_labels m USING (record_id) WHERE f.special
-), judged AS (
+), judged AS MATERIALIZED (
     SELECT f.record_id, f.of_class, v.side, u.rule_no, u.any_one,
            coalesce(f.found[u.code] < u.first OR f.found[u.code] > u.last, false) AS outside,
            u.first IS NOT NULL OR u.last IS NOT NULL AS ranged, f.found[u.code] AS day,

@@ -66,17 +66,19 @@ def until(facts: RecordFacts, plan: Schedule, as_of: date) -> date:
     return decide(facts, plan, as_of).retain_until or date.max
 
 
-@given(pair=pairs(), as_of=days, seed=st.integers(0, 2**32))
+@given(pair=pairs(), as_of=days, seed=st.integers(0, 2**32), apart=st.sampled_from([0, 20_000]))
 @settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_every_change_is_found_and_nothing_else(
-    conn: Connection, pair: tuple[Schedule, Schedule], as_of: date, seed: int
+    conn: Connection, pair: tuple[Schedule, Schedule], as_of: date, seed: int, apart: int
 ) -> None:
     old, new = pair
     chance, edges = Random(seed), [*near(old, as_of), *near(new, as_of)]
     catalog = Catalog(conn, CLASSES)
     try:
         fill(catalog, edges, chance)
-        found = whatif.compare(conn, old, new, as_of)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(whatif, "APART", apart)
+            found = whatif.compare(conn, old, new, as_of)
         listed = rows(conn, new, as_of)
         free = {record: replace(facts, holds=()) for record, facts in catalog.facts.items()}
         catalog.facts, held = free, {record for record, facts in catalog.facts.items() if facts.holds}

@@ -88,6 +88,15 @@ def test_a_later_cutoff_is_longer_but_takes_two_people_where_days_were_suspended
     assert lowered(plan(R), plan(replace(R, time_zone="Pacific/Auckland"))) == ()
 
 
+def test_a_day_that_only_a_century_without_a_leap_year_has() -> None:
+    days, years = replace(R, period=Period(0, 1461)), replace(R, period=Period(48))
+    (one,) = lowered(plan(days), plan(years))
+    assert one.example is not None and one.example.year == 1900  # which had no 29 February
+    assert one.before is not None and one.after is not None and (one.before - one.after).days == 1
+    later = plan(replace(years, cutoff=cut("year_end")))
+    assert any("suspended" in a.reason and a.example and a.example.year != 2000 for a in advances(plan(days), later))
+
+
 def test_regulatory_is_not_taken_away() -> None:
     assert "cannot be removed" in str(lowered(plan(R), Schedule("d", "T", "UTC", ()))[0])
     assert "cannot become an ordinary one" in str(lowered(plan(R), plan(R, regulatory=False))[0])

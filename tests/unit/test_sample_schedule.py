@@ -80,6 +80,8 @@ def test_a_visit_after_the_last_visit_is_stale_but_a_letter_after_a_birth_is_not
     assert decide(clinic, PLAN, D("2100-01-01")).findings[0] == "TRIGGER-STALE"
     child = facts("UK-MED-020", "document_date=2009-01-01;birth=2000-06-15;treatment_end=2010-01-01", inherited=True)
     assert decide(child, PLAN, D("2025-06-16")).due
+    given = "document_date=2000-05-01;last_stay=2000-05-01;birth=1999-01-01"
+    assert decide(facts("FR-MED-010", given, inherited=True), PLAN, D("2027-01-02")).due
 
 
 def test_what_the_shipped_classes_ask_beside_dates() -> None:
