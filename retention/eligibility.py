@@ -93,8 +93,10 @@ def due_records(
 
 
 def _let_workers_help(conn: Connection) -> None:
-    """The planner takes most of the table for due, and then thinks that workers would only hand rows over."""
+    """The planner takes most of the table for due, and then thinks that workers would only hand rows over. Half a
+    million rows that are due fit into memory: 64 MB."""
     conn.execute("SET LOCAL parallel_tuple_cost = 0.001")
+    conn.execute("SET LOCAL work_mem = '64MB'")
 
 
 def statement(
@@ -120,20 +122,18 @@ def statement(
         asked = sql.SQL("AND ") + among.format(list(only))
     units = _Units.of(conn, schedule)
     tail = (_UNITS if units else _SINGLY).format(asked=asked, whole=units.whole if units else sql.SQL("false"))
-    folded = _folded(rows, classes, kinds)
     return (
         _DUE.format(
-            **folded,
+            **_folded(rows, classes, kinds),
             **_by_rule(schedule, as_of, classes, kinds),
-            certain=sql.SQL(
-                _CERTAIN if any(rule.replaces for c in schedule.classes for rule in c.rules) else "NULL::integer[]"
-            ),
+            certain=sql.SQL(_CERTAIN if any(rule.replaces for c in schedule.classes for rule in c.rules) else _NONE),
             reached=_reached(rows, kinds),
             counted=_COUNTED.format(as_of=as_of, cutoff=_CUTOFF),
             dated=len(DATED),
+            firsts=_firsts(kinds),
             as_of=as_of,
             only=scanned,
-            dated_limits=_dated_limits(rows, folded),
+            dated_limits=_dated_limits(rows, classes),
             parent=sql.SQL("r.parent_id" if units else "NULL::uuid"),
             free=sql.SQL("true" if despite_holds else _FREE),
         )
@@ -252,14 +252,27 @@ _UNITS = sql.SQL(""", climbed (id) AS (
 # ---------------------------------------------------------------- limits, as columns
 
 
-def _dated_limits(rows: list[ClassLimits], folded: Mapping[str, sql.Composable]) -> sql.Composable:
-    """What dates of a record its class asks for under `all`; nothing else is looked at in most records."""
-    asked = {name for row in rows if row.combine is Combine.ALL for name in row.dated}
-    test = sql.SQL("coalesce({}, 'infinity') <= {}")
-    tests = [test.format(sql.Identifier("r", name), folded[name]) for name in DATED if name in asked]
-    return sql.SQL("({any} OR (r.received <= {received} {more}))").format(
-        any=folded["any_one"], received=folded["received"], more=sql.SQL("").join(sql.SQL("AND ") + t for t in tests)
-    )
+def _dated_limits(rows: list[ClassLimits], classes: Mapping[str, int]) -> sql.Composable:
+    """What dates of a record its class asks for, under `all`: an array of limits by class key, which rules out most
+    records before anything is joined. A class that never makes due has -infinity."""
+    tests: list[sql.Composable] = []
+    for name in DATED:
+        limits = ["-infinity"] * max(classes.values(), default=0)
+        for row in rows:
+            asked = row.combine is Combine.ALL and name in row.dated
+            limits[classes[row.class_id] - 1] = _limit(row.dated[name]) if asked else "infinity"
+        if {"infinity"} != {limits[classes[row.class_id] - 1] for row in rows} or name == "received":
+            test = sql.SQL("coalesce({}, 'infinity') <= ({}::date[])[r.class_key]")
+            tests.append(test.format(sql.Identifier("r", name), limits))
+    return sql.SQL(" AND ").join(tests)
+
+
+def _firsts(kinds: Mapping[str, int]) -> list[bool]:
+    """By ordinal, whether the place is that of a kind's first date. Ordinals may have gaps."""
+    firsts = [False] * max(kinds.values(), default=0)
+    for key, ordinal in kinds.items():
+        firsts[ordinal - 1] = key.endswith(":first")
+    return firsts
 
 
 def _reached(rows: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composable:
@@ -274,35 +287,26 @@ def _reached(rows: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composabl
     return sql.SQL(" OR ").join(tests) if tests else sql.SQL("false")
 
 
-def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[str, int]) -> dict[str, sql.Composable]:
-    """Limits of the main branch, each an array by class key: joining a row of limits to each record takes longer.
-    `all`: what is not asked is satisfied by anything, infinity; `any`: by nothing. A class without rules is ruled
-    out by the date of receipt."""
-    size = max(classes.values(), default=0)
-    columns: dict[str, list[Any]] = {name: ["-infinity"] * size for name in (*DATED, *_slots("limit"))}
-    columns |= {name: [False] * size for name in ("any_one", "guarded", "evented", *_slots("covered"))}
-    columns |= {name: [0] * size for name in _slots("kind")}
+def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[str, int]) -> dict[str, sql.Literal]:
+    """Columns of the main branch. `all`: what is not asked is satisfied by anything, infinity; `any`: by nothing."""
+    columns: dict[str, list[Any]] = {"class_keys": [], "anys": [], "guarded": [], "evented": []}
+    columns |= {name: [] for name in DATED}
+    columns |= {f"{part}{slot}": [] for slot in range(SLOTS) for part in ("kind", "limit", "covered")}
     for row in rows:
         any_one = row.combine is Combine.ANY
         nothing = "-infinity" if any_one else "infinity"
-        found: dict[str, Any] = {name: _limit(row.dated[name]) if name in row.dated else nothing for name in DATED}
-        found |= {"any_one": any_one, "evented": bool(row.events)}
-        found["guarded"] = bool(row.guarded) or len(row.events) > SLOTS
-        events = [(kinds.get(event.key, 0), _limit(event.limit), event.covered) for event in row.events]
-        for slot, (kind, limit, covered) in enumerate((events + [(0, nothing, True)] * SLOTS)[:SLOTS]):
-            found |= {f"kind{slot}": kind, f"limit{slot}": limit, f"covered{slot}": covered}
-        for name, value in found.items():
-            columns[name][classes[row.class_id] - 1] = value
-    types = dict.fromkeys(("any_one", "guarded", "evented", *_slots("covered")), "boolean")
-    types |= dict.fromkeys(_slots("kind"), "integer")
-    return {
-        name: sql.SQL("({}::{})[r.class_key]").format(values, sql.SQL(types.get(name, "date") + "[]"))
-        for name, values in columns.items()
-    }
-
-
-def _slots(part: str) -> list[str]:
-    return [f"{part}{slot}" for slot in range(SLOTS)]
+        columns["class_keys"].append(classes[row.class_id])
+        columns["anys"].append(any_one)
+        columns["guarded"].append(bool(row.guarded) or len(row.events) > SLOTS)
+        columns["evented"].append(bool(row.events))
+        for name in DATED:
+            columns[name].append(_limit(row.dated[name]) if name in row.dated else nothing)
+        events = [(kinds.get(event.key), _limit(event.limit), event.covered) for event in row.events]
+        for slot, (kind, limit, covered) in enumerate((events + [(None, nothing, True)] * SLOTS)[:SLOTS]):
+            columns[f"kind{slot}"].append(kind)
+            columns[f"limit{slot}"].append(limit)
+            columns[f"covered{slot}"].append(covered)
+    return {name: sql.Literal(values) for name, values in columns.items()}
 
 
 def _limit(found: date | None) -> str:
@@ -379,35 +383,44 @@ def _condition(condition: Condition, code: Any) -> tuple[Any, ...]:
 _CERTAIN = (
     "array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside) OVER (PARTITION BY j.record_id, j.judged_class)"
 )
-_FREE = "NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = r.record_id)"
+_NONE = "NULL::integer[]"  # where nothing replaces a rule, nobody asks
+_FREE = "NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = d.record_id)"
 
 _DUE = sql.SQL("""
 WITH RECURSIVE scanned AS MATERIALIZED (
     SELECT r.record_id, r.class_key, r.bytes, r.aggregation_id, r.received, r.document_date, r.modified, r.tagged,
-           {parent} AS parent_id, r.special, r.special OR {guarded} AS second
+           {parent} AS parent_id, r.special, r.special OR l.guarded AS second
       FROM records r
+      JOIN unnest(
+             {class_keys}::smallint[], {anys}::boolean[], {guarded}::boolean[], {evented}::boolean[],
+             {received}::date[], {document_date}::date[], {modified}::date[], {tagged}::date[],
+             {kind0}::smallint[], {limit0}::date[], {covered0}::boolean[],
+             {kind1}::smallint[], {limit1}::date[], {covered1}::boolean[],
+             {kind2}::smallint[], {limit2}::date[], {covered2}::boolean[])
+        AS l (class_key, any_one, guarded, evented, received, document_date, modified, tagged,
+              kind0, limit0, covered0, kind1, limit1, covered1, kind2, limit2, covered2)
+        ON l.class_key = r.class_key
       LEFT JOIN (SELECT subject_id, dates FROM current_triggers WHERE {reached}) AS s
-        ON s.subject_id = CASE WHEN {evented} THEN r.aggregation_id END
+        ON s.subject_id = CASE WHEN l.evented THEN r.aggregation_id END
      WHERE r.state = 1 AND {dated_limits} {only}
        AND CASE WHEN r.special THEN true
-                WHEN {any_one} THEN {guarded} OR coalesce(
-                    r.received <= {received} OR r.document_date <= {document_date}
-                    OR r.modified <= {modified} OR r.tagged <= {tagged}
-                    OR (s.dates[{kind0}] <= {limit0}
-                        AND ({covered0} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind0}]))
-                    OR (s.dates[{kind1}] <= {limit1}
-                        AND ({covered1} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind1}]))
-                    OR (s.dates[{kind2}] <= {limit2}
-                        AND ({covered2} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind2}])), false)
-                ELSE NOT {evented}
-                OR (coalesce(s.dates[{kind0}], 'infinity') <= {limit0}
-                    AND coalesce(s.dates[{kind1}], 'infinity') <= {limit1}
-                    AND coalesce(s.dates[{kind2}], 'infinity') <= {limit2}
-                    AND ({covered0} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind0}])
-                    AND ({covered1} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind1}])
-                    AND ({covered2} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind2}]))
+                WHEN l.any_one THEN l.guarded OR coalesce(
+                    r.received <= l.received OR r.document_date <= l.document_date
+                    OR r.modified <= l.modified OR r.tagged <= l.tagged
+                    OR (s.dates[l.kind0] <= l.limit0
+                        AND (l.covered0 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind0]))
+                    OR (s.dates[l.kind1] <= l.limit1
+                        AND (l.covered1 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind1]))
+                    OR (s.dates[l.kind2] <= l.limit2
+                        AND (l.covered2 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind2])), false)
+                ELSE NOT l.evented
+                OR (coalesce(s.dates[l.kind0], 'infinity') <= l.limit0
+                    AND coalesce(s.dates[l.kind1], 'infinity') <= l.limit1
+                    AND coalesce(s.dates[l.kind2], 'infinity') <= l.limit2
+                    AND (l.covered0 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind0])
+                    AND (l.covered1 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind1])
+                    AND (l.covered2 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind2]))
            END
-       AND {free}
 ), rules AS MATERIALIZED (
     SELECT * FROM unnest({rule_no}::integer[], {rule_class}::smallint[], {rule_any}::boolean[],
         {rule_code}::integer[], {rule_limit}::date[], {rule_after}::integer[],
@@ -438,10 +451,9 @@ WITH RECURSIVE scanned AS MATERIALIZED (
     SELECT f.*, f.dates || CASE
              WHEN own IS NULL THEN whole
              WHEN whole IS NULL THEN own
-             ELSE ARRAY(SELECT CASE WHEN k.kind LIKE '%:first' THEN least(own[i], whole[i])
+             ELSE ARRAY(SELECT CASE WHEN ({firsts}::boolean[])[i] THEN least(own[i], whole[i])
                                     ELSE greatest(own[i], whole[i]) END
-                          FROM generate_series(1, greatest(cardinality(own), cardinality(whole))) AS i
-                          LEFT JOIN trigger_kinds k ON k.ordinal = i ORDER BY i) END AS found
+                          FROM generate_series(1, greatest(cardinality(own), cardinality(whole))) AS i) END AS found
       FROM facts f
 ), memberships AS (
     SELECT f.*, f.class_key AS judged_class FROM merged f
@@ -488,7 +500,8 @@ WITH RECURSIVE scanned AS MATERIALIZED (
      WHERE record_id IN (SELECT record_id FROM per_class GROUP BY record_id HAVING bool_and(is_due))
 ), eligible AS (
     SELECT d.* FROM candidates d
-     WHERE NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (e.record_id) e.record_id, e.not_before FROM extensions e
+     WHERE {free}
+       AND NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (e.record_id) e.record_id, e.not_before FROM extensions e
                                      ORDER BY e.record_id, e.recorded_at DESC) AS x
                         WHERE x.record_id = d.record_id
                           AND ({as_of}::date < x.not_before OR x.not_before >= date '9999-12-31'))
