@@ -27,7 +27,13 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """PostgreSQL and S3 of this test process; stopped at its end."""
     root = tmp_path_factory.mktemp("services")
     try:
-        yield embedded.up(root, postgres=True, s3=True)
+        up = embedded.up(root, postgres=True, s3=True)
+        with psycopg.connect(up.superuser_url, autocommit=True) as conn:
+            # These databases are thrown away: what survives a crash is tested on services of the test's own.
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                conn.execute(f"ALTER SYSTEM SET {setting} = off")
+            conn.execute("SELECT pg_reload_conf()")
+        yield up
     finally:
         embedded.down(root)
 
@@ -47,7 +53,7 @@ def database_url(services: Services, template: str) -> Iterator[str]:
     """A database of this test's own, migrated and empty."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER muniment")
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER muniment STRATEGY FILE_COPY")
     yield _url(services, name)
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
