@@ -7,7 +7,7 @@ Rules of this module:
 - Between the two a plan waits for people, for as long as they take, in the catalog and nowhere else. No task waits:
   no worker is held, none is deferred, and a restart of Airflow forgets nothing. People sign at the command line, by
   keys that Airflow has not; nothing there could tell Airflow, which therefore asks. To find that nothing is signed
-  costs 3 s of one processor (docs/design.md, *Disposition waits in the catalog*). Where something can reach Airflow
+  costs 4 s of one processor (docs/design.md, *Disposition waits in the catalog*). Where something can reach Airflow
   (the console), it updates the asset muniment://approvals, and execution begins at once.
 - The proposal is as of the logical date; its proposer is software, which counts as none of the two people.
 - What is not mended by waiting is red: a plan that expired undecided, a record on which the two calculations of its
