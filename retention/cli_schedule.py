@@ -165,6 +165,7 @@ def schedule_diff(
 
     new = schedule.load(file)
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # several statements, one state of the catalog
         old = policy.current(conn)
         today = policy.first_day(old.schedule, new, now())
         as_of = context.obj.as_of or today

@@ -235,8 +235,6 @@ def _mark_due(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope
 
 def _mark_changed(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope: _Scope) -> None:
     """Records with another date, then those that have none but go, or stay, with others that do."""
-    # Of rows that stand in the statement the planner knows nothing, and would sort all records to merge them.
-    conn.execute("SET LOCAL enable_mergejoin = off")
     dates = whatif_dates.prepare(conn, old, new, as_of, scope.classes)
     found = sql.SQL("{} ({}) AS d WHERE before <> after")
     made = sql.SQL("CREATE TEMP TABLE whatif_changed ON COMMIT DROP AS SELECT * FROM")
@@ -253,7 +251,7 @@ def _mark_changed(conn: Connection, old: Schedule, new: Schedule, as_of: date, s
         statements.append((apart, only))
     for some, only in statements:
         conn.execute(sql.SQL("INSERT INTO whatif_changed {}").format(some.statement(only + sql.SQL(" AND ") + beside)))
-    conn.execute("SET LOCAL enable_mergejoin = on")
+    conn.execute("ANALYZE pg_temp.whatif_changed, pg_temp.whatif_flipped")
 
 
 def _blocks(new: Schedule, as_of: date) -> dict[str, sql.Composed]:
@@ -265,8 +263,6 @@ def _blocks(new: Schedule, as_of: date) -> dict[str, sql.Composed]:
 _BLOCKS = sql.SQL("""
       LEFT JOIN (SELECT subject_id AS record_id, max(actual_until) AS locked_until FROM object_locks
                   WHERE actual_until > {morning} GROUP BY subject_id) AS l USING (record_id)
-      LEFT JOIN (SELECT record_id, string_agg(hold_id::text, ' ' ORDER BY hold_id) AS holds FROM hold_members
-                  WHERE record_id IN (SELECT record_id FROM whatif_changed) GROUP BY record_id) AS h USING (record_id)
 """)
 
 _EFFECTS = sql.SQL("""
@@ -277,9 +273,10 @@ _EFFECTS = sql.SQL("""
            count(*) FILTER (WHERE after < before), coalesce(sum(d.bytes) FILTER (WHERE after < before), 0)::bigint,
            count(*) FILTER (WHERE f.due AND locked_until IS NOT NULL),
            coalesce(sum(d.bytes) FILTER (WHERE f.due AND locked_until IS NOT NULL), 0)::bigint,
-           count(*) FILTER (WHERE f.due AND holds IS NOT NULL),
-           coalesce(sum(d.bytes) FILTER (WHERE f.due AND holds IS NOT NULL), 0)::bigint
-      FROM whatif_changed d JOIN classes c USING (class_key) LEFT JOIN whatif_flipped f USING (record_id) {blocks}
+           count(*) FILTER (WHERE f.due AND held), coalesce(sum(d.bytes) FILTER (WHERE f.due AND held), 0)::bigint
+      FROM whatif_changed d JOIN classes c USING (class_key)
+      LEFT JOIN (SELECT record_id, due, due AND EXISTS (SELECT FROM hold_members h WHERE h.record_id = w.record_id)
+                                        AS held FROM whatif_flipped w) AS f USING (record_id) {blocks}
      GROUP BY c.class_id
 """)
 
@@ -290,7 +287,9 @@ COPY (
     SELECT d.record_id, c.class_id, d.bytes, nullif(d.before, {open}) AS retain_until_before,
            nullif(d.after, {open}) AS retain_until_after,
            d.record_id IN (SELECT record_id FROM whatif_due_before) AS due_before,
-           d.record_id IN (SELECT record_id FROM whatif_due_after) AS due_after, locked_until, holds
+           d.record_id IN (SELECT record_id FROM whatif_due_after) AS due_after, locked_until,
+           (SELECT string_agg(hold_id::text, ' ' ORDER BY hold_id) FROM hold_members h
+             WHERE h.record_id = d.record_id) AS holds
       FROM whatif_changed d JOIN classes c USING (class_key) {blocks}
      ORDER BY c.class_id, d.record_id
 ) TO STDOUT (FORMAT csv, HEADER)

@@ -103,14 +103,6 @@ class _Fold:
         """Where its date is missing: open if it is asked for; under `any` it is ignored, and open if all are."""
         return OPEN if self.any_one or self.clocks else _NOTHING
 
-    def until(self, day: date, as_of: date) -> date:
-        if self.any_one:
-            return min((one.ends(day) for one in self.clocks if one), default=OPEN)
-        return max((one.ends(day) if one else self._gate(day, as_of) for one in self.clocks), default=_NOTHING)
-
-    def _gate(self, day: date, as_of: date) -> date:
-        return _NOTHING if day <= as_of else OPEN
-
 
 # ---------------------------------------------------------------- the statement
 
@@ -119,68 +111,114 @@ class _Fold:
 class Dates:
     """The dates of some classes under both schedules, as a statement over the catalog."""
 
-    as_of: date
-    plans: tuple[Schedule, Schedule]
-    keys: Mapping[str, int]  # of the classes
-    codes: Mapping[Trigger, int]  # the place of a trigger's date: the dated ones, then the kinds of events
-    days: Mapping[int, Sequence[date]] = field(repr=False)  # code -> every day that the catalog has
+    pieces: Mapping[str, sql.Composable] = field(repr=False)
 
     def statement(self, only: sql.Composable) -> sql.Composed:
         """`SELECT record_id, class_key, bytes, before, after` of each kept record of the classes; `only` is a
         further condition on `r`, the record."""
-        shapes, pairs, slots = self._shapes()
+        return _STATEMENT.format(**self.pieces, only=only)
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What the statement is made of."""
+
+    as_of: date
+    plans: tuple[Schedule, Schedule]
+    keys: Mapping[str, int]  # of the classes
+    codes: Mapping[Trigger, int]  # the place of a trigger's date: the dated ones, then the kinds of events
+    days: Mapping[int, Sequence[date]]  # code -> every day that the catalog has, in order
+    reckoned: dict[Clock, dict[date, tuple[date, date]]] = field(default_factory=dict)
+
+    def pieces(self) -> dict[str, sql.Composable]:
+        shapes, values, slots = self._shapes()
         columns = _shape(slots)
-        guarded = [self.keys[name] for name in self.keys if _by_rule(self._sides(name))]
         rules, conditions, replacements, counted = self._rules()
-        return _STATEMENT.format(
-            shapes=_unnest(shapes, columns),
-            names=sql.SQL(", ".join(columns)),
-            before=sql.SQL(_until("before", slots)),
-            after=sql.SQL(_until("after", slots)),
-            joins=sql.SQL(_slots(_JOIN, "\n      ", slots)),
-            pairs=_unnest(pairs, _PAIR),
-            keys=list(self.keys.values()),
-            guarded=guarded,
-            rules=_unnest(rules, _RULE),
-            conditions=_unnest(conditions, _CONDITION),
-            replacements=_unnest(replacements, _REPLACEMENT),
-            counted=_unnest(counted, _COUNTED),
-            as_of=self.as_of,
-            open=OPEN,
-            only=only,
-        )
+        guarded = [self.keys[name] for name in self.keys if _by_rule(self._sides(name))]
+        arrays = {"before": [before for before, _ in values], "after": [after for _, after in values]}
+        arrays |= {f"days{code}": [*days] for code, days in self.days.items()}
+        return {
+            "constants": sql.SQL(", ").join(
+                sql.SQL("{}::date[] AS {}").format(_array(days), sql.Identifier(name)) for name, days in arrays.items()
+            ),
+            "shapes": _unnest(shapes, columns),
+            "names": sql.SQL(", ".join(columns)),
+            "before": self._until("before", slots),
+            "after": self._until("after", slots),
+            "keys": sql.Literal(list(self.keys.values())),
+            "guarded": sql.Literal(guarded),
+            "rules": _unnest(rules, _RULE),
+            "conditions": _unnest(conditions, _CONDITION),
+            "replacements": _unnest(replacements, _REPLACEMENT),
+            "counted": _unnest(counted, _COUNTED),
+            "as_of": sql.Literal(self.as_of),
+            "open": sql.Literal(OPEN),
+        }
+
+    def _until(self, side: str, slots: int) -> sql.Composable:
+        """The date of record `r` of a class `l`. What each trigger gives is looked up in an array, at the place of its
+        day among the days of its code: a join would have the planner hash, or sort, all records."""
+        if not slots:  # no class has a rule that ends
+            return sql.Literal(OPEN)
+        found = []
+        for slot in range(slots):
+            dated = {code: _DAY.get(code, f"s.dates[{code - len(DATED)}]") for code in self.days}
+            cases = " ".join(f"WHEN {code} THEN {day}" for code, day in dated.items())
+            places = " ".join(f"WHEN {code} THEN width_bucket({day}, k.days{code})" for code, day in dated.items())
+            found.append(
+                f"CASE WHEN l.code{slot} IS NULL OR (CASE l.code{slot} {cases} END) IS NULL "
+                f"OR (l.later_{side}{slot} AND r.document_date > (CASE l.code{slot} {cases} END)) "
+                f"THEN l.missing_{side}{slot} "
+                f"ELSE k.{side}[l.first{slot} + (CASE l.code{slot} {places} END)] END"
+            )
+        both = ", ".join(found)
+        return sql.SQL(f"CASE WHEN l.any_{side} THEN least({both}) ELSE greatest({both}) END")
+
+    def _reckon(self, one: Clock, days: Iterable[date]) -> dict[date, tuple[date, date]]:
+        """From where a clock counts and until when, for each of these days; each is reckoned once."""
+        known = self.reckoned.setdefault(one, {})
+        for day in days:
+            if day not in known:
+                known[day] = one.starts(day), one.ends(day)
+        return known
+
+    def _folded(self, fold: _Fold, code: int) -> list[date]:
+        """What a fold gives on each day of a code."""
+        days = self.days[code]
+        tables = [self._reckon(one, days) for one in fold.clocks if one is not None]
+        if fold.any_one:
+            return [min((table[day][1] for table in tables), default=OPEN) for day in days]
+        gate = None in fold.clocks
+        closed = (OPEN if gate and day > self.as_of else _NOTHING for day in days)
+        return [max((shut, *(table[day][1] for table in tables))) for day, shut in zip(days, closed, strict=True)]
 
     def _sides(self, name: str) -> tuple[_Asked, _Asked]:
         old, new = (_asked(plan.record_class(name), plan, self.as_of) for plan in self.plans)
         return old, new
 
-    def _shapes(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], int]:
-        """One row for each class of the main branch; what each of its triggers gives on each day; how many triggers
-        a class has at most."""
+    def _shapes(self) -> tuple[list[tuple[Any, ...]], list[tuple[date, date]], int]:
+        """One row for each class of the main branch; what its triggers give on each day of their codes, end to end;
+        how many triggers a class has at most."""
         shapes: list[tuple[Any, ...]] = []
-        numbers: dict[tuple[_Fold, _Fold], int] = {}
-        found: defaultdict[tuple[_Fold, _Fold], set[date]] = defaultdict(set)
+        values: list[tuple[date, date]] = []
+        offsets: dict[tuple[int, _Fold, _Fold], int] = {}
         plain = {name: sides for name in self.keys if not _by_rule(sides := self._sides(name))}
         triggers = {name: sorted({*old.clocks, *new.clocks}) for name, (old, new) in plain.items()}
         most = max((len(some) for some in triggers.values()), default=0)
         for name, sides in plain.items():
             slots: list[Any] = []
             for trigger in (*triggers[name], *[None] * (most - len(triggers[name]))):
-                folds = _Fold.of(sides[0], trigger), _Fold.of(sides[1], trigger)
+                before, after = _Fold.of(sides[0], trigger), _Fold.of(sides[1], trigger)
                 code = self.codes.get(trigger) if trigger else None
-                if code:
-                    found[folds].update(self.days[code])
-                pair = numbers.setdefault(folds, len(numbers)) if code else None
+                if code and (code, before, after) not in offsets:
+                    offsets[code, before, after] = len(values)
+                    values += zip(self._folded(before, code), self._folded(after, code), strict=True)
+                place = offsets[code, before, after] if code else None
                 later = (trigger in side.later for side in sides)
-                slots += [code, pair, folds[0].missing, folds[1].missing, *later]
+                slots += [code, place, before.missing, after.missing, *later]
             evented = any(trigger.event for trigger in triggers[name])
             shapes.append((self.keys[name], evented, *(side.any_one or side.open for side in sides), *slots))
-        pairs = [
-            (number, day, folds[0].until(day, self.as_of), folds[1].until(day, self.as_of))
-            for folds, number in numbers.items()
-            for day in found[folds]
-        ]
-        return shapes, pairs, most
+        return shapes, values, most
 
     def _rules(self) -> tuple[list[tuple[Any, ...]], ...]:
         """Every rule in force of either schedule, its conditions, what replaces it, and its dates."""
@@ -205,7 +243,10 @@ class Dates:
                     conditions += [(numbers[rule.id], *self._condition(one)) for one in rule.when]
                     replacements += [(numbers[other], numbers[rule.id]) for other in rule.replaces if other in numbers]
         counted = [
-            (number, day, one.starts(day), one.ends(day)) for one, number in clocks.items() for day in found[one]
+            (number, day, *table[day])
+            for one, number in clocks.items()
+            for table in (self._reckon(one, found[one]),)
+            for day in found[one]
         ]
         return rules, conditions, replacements, counted
 
@@ -244,8 +285,8 @@ def prepare(
                 codes[trigger] = kinds[trigger.key] + len(DATED)
             if trigger in codes:
                 used[codes[trigger]].append(key)
-    days = {code: _days(conn, code, some, records) for code, some in used.items()}
-    return Dates(as_of, (old, new), keys, codes, days)
+    days = {code: sorted(_days(conn, code, some, records)) for code, some in used.items()}
+    return Dates(_Making(as_of, (old, new), keys, codes, days).pieces())
 
 
 def _triggers(rules: Iterable[Rule]) -> set[Trigger]:
@@ -269,10 +310,9 @@ def _days(conn: Connection, code: int, classes: list[int], records: Sequence[UUI
 
 # ---------------------------------------------------------------- columns
 
-_SLOT = {"code": "integer", "pair": "integer", "missing_before": "date", "missing_after": "date",
+_SLOT = {"code": "integer", "first": "integer", "missing_before": "date", "missing_after": "date",
          "later_before": "boolean", "later_after": "boolean"}  # fmt: skip
 _SHAPE = {"class_key": "smallint", "evented": "boolean", "any_before": "boolean", "any_after": "boolean"}
-_PAIR = {"pair": "integer", "day": "date", "before": "date", "after": "date"}
 _RULE = {"rule_no": "integer", "side": "integer", "class_key": "smallint", "any_one": "boolean", "code": "integer",
          "clock": "integer", "gate": "integer", "first": "date", "last": "date", "covered": "boolean"}  # fmt: skip
 _CONDITION = {"rule_no": "integer", "a": "integer", "how": "integer", "b": "integer", "months": "integer",
@@ -300,37 +340,18 @@ def _shape(slots: int) -> dict[str, str]:
     return _SHAPE | {f"{name}{slot}": kind for slot in range(slots) for name, kind in _SLOT.items()}
 
 
-def _slots(text: str, between: str, slots: int) -> str:
-    return between.join(text.replace("#", str(slot)) for slot in range(slots))
+def _array(days: Sequence[date]) -> sql.Literal:
+    return sql.Literal("{" + ",".join(day.isoformat() for day in days) + "}")
 
 
-_DAY = (
-    "CASE l.code# WHEN 1 THEN r.received WHEN 2 THEN r.document_date WHEN 3 THEN r.modified WHEN 4 THEN r.tagged "
-    f"ELSE s.dates[l.code# - {len(DATED)}] END"
-)
-_JOIN = f"LEFT JOIN pairs w# ON w#.pair = l.pair# AND w#.day = {_DAY}"
-
-
-def _until(side: str, slots: int) -> str:
-    one = (
-        f"CASE WHEN w#.pair IS NULL OR (l.later_{side}# AND r.document_date > w#.day) THEN l.missing_{side}# "
-        f"ELSE w#.{side} END"
-    )
-    found = _slots(one, ", ", slots)
-    if not found:  # no class has a rule that ends
-        return f"date '{OPEN}' AS {side}"
-    return f"CASE WHEN l.any_{side} THEN least({found}) ELSE greatest({found}) END AS {side}"
-
+_DAY = {number: f"r.{name}" for number, name in enumerate(DATED, 1)}
 
 _STATEMENT = sql.SQL("""
-WITH pairs AS NOT MATERIALIZED (
-    SELECT * FROM {pairs} AS p (pair, day, before, after)
-), main AS (
-    SELECT r.record_id, r.class_key, r.bytes, {before}, {after}
-      FROM records r
+WITH main AS (
+    SELECT r.record_id, r.class_key, r.bytes, {before} AS before, {after} AS after
+      FROM (SELECT {constants}) AS k CROSS JOIN records r
       JOIN {shapes} AS l ({names}) ON l.class_key = r.class_key
       LEFT JOIN current_triggers s ON s.subject_id = r.aggregation_id AND l.evented
-      {joins}
      WHERE r.state = 1 AND NOT r.special AND {only}
 ), rules AS MATERIALIZED (
     SELECT * FROM {rules} AS u (rule_no, side, class_key, any_one, code, clock, gate, first, last, covered)
