@@ -135,6 +135,7 @@ def test_an_expired_plan_is_red_until_what_was_in_it_is_decided(ready: Archive, 
     reviewing.advance(ready, clock())
     report, found = report_of(ready, clock())
     assert (found.expired.value, found.undecided.value, status(report, "expired")) == (1, 2, Status.RED)
+    reviewing.withdraw(ready, propose(ready, clock()), clock())  # taken back is not decided
     again = propose(ready, clock())
     reviewing.review(ready, again, EVERYTHING, APPROVE, clock())
     report, found = report_of(ready, clock())
