@@ -295,7 +295,8 @@ def missing(conn: Connection) -> int:
         return 0
     row = conn.execute(
         "SELECT count(DISTINCT l.subject_id) FROM descriptor_lines l JOIN subject_keys k USING (subject_id) "
-        "WHERE NOT EXISTS (SELECT FROM descriptions d WHERE d.subject_id = l.subject_id)"
+        "WHERE NOT EXISTS (SELECT FROM descriptions d WHERE d.subject_id = l.subject_id) "
+        "AND NOT EXISTS (SELECT FROM tombstones t WHERE t.annex_id = l.subject_id)"
     ).fetchone()
     return int(row[0]) if row else 0
 
@@ -328,6 +329,7 @@ def _undescribed_objects(archive: Archive, tried: Sequence[UUID]) -> list[tuple[
                  FROM descriptor_lines l JOIN descriptors o USING (descriptor_id) JOIN subject_keys k USING (subject_id)
                 WHERE l.revision = (SELECT max(m.revision) FROM descriptor_lines m WHERE m.subject_id = l.subject_id)
                   AND NOT EXISTS (SELECT FROM descriptions d WHERE d.subject_id = l.subject_id)
+                  AND NOT EXISTS (SELECT FROM tombstones t WHERE t.annex_id = l.subject_id)
                   AND NOT o.descriptor_id = ANY(%s)
                 LIMIT 1000""",
             (list(tried),),
@@ -350,7 +352,8 @@ def _rebuild_object(archive: Archive, descriptor_id: UUID, digest: bytes, versio
             for row in conn.execute(
                 """SELECT l.subject_id, l.revision FROM descriptor_lines l
                     WHERE l.descriptor_id = %s AND NOT EXISTS (SELECT FROM descriptions d
-                           WHERE d.subject_id = l.subject_id AND d.revision >= l.revision)""",
+                           WHERE d.subject_id = l.subject_id AND d.revision >= l.revision)
+                      AND NOT EXISTS (SELECT FROM tombstones t WHERE t.annex_id = l.subject_id)""",
                 (descriptor_id,),
             )
         }

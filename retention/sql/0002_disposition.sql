@@ -249,6 +249,7 @@ CREATE TABLE tombstones (
     annex_id       uuid               -- descriptive: the sealed line that describes it, under a key of its own
 );
 CREATE INDEX tombstones_by_content ON tombstones (content) WHERE content IS NOT NULL;
+CREATE INDEX tombstones_by_annex ON tombstones (annex_id) WHERE annex_id IS NOT NULL;
 CREATE INDEX tombstones_by_aggregation ON tombstones (aggregation_id) WHERE aggregation_id IS NOT NULL;
 
 -- ---------------------------------------------------------------- requests of persons (GDPR 12, 15-19)

@@ -364,6 +364,15 @@ def test_a_descriptive_tombstone_and_an_opaque_one(ready: Archive, clock: Clock,
         assert len(rows) == 1
         assert descriptors.read_line(ready, conn, rows[0][0]).title == "the plan of the house"
         assert descriptors.missing(conn) == 0
+        conn.execute("TRUNCATE descriptions, descriptions_complete")  # as a crash of PostgreSQL does
+        left = descriptors.missing(conn)
+    # a tombstone's annex is read where it is asked for, and stands in no description table
+    rebuilt = descriptors.rebuild(ready)
+    assert (rebuilt.subjects, rebuilt.failures) == (left, ())
+    with transaction(ready.connections) as conn:
+        assert descriptors.missing(conn) == 0
+        named = conn.execute("SELECT 1 FROM descriptions WHERE title = 'the plan of the house'").fetchone()
+    assert named is None
 
 
 @pytest.mark.parametrize("ahead", [timedelta(days=2), timedelta(days=400)])
