@@ -59,8 +59,10 @@ check: setup ## style, types, import contracts, and whether the lock is what pyp
 bench: setup ## measure the numbers that the documentation states, and print them as a table
 	$(BIN)/python -m tests.bench $(ARGS)
 
-bench-retention: setup ## what retention takes at size: make bench-retention RECORDS=10000000
+bench-retention: setup ## what retention takes at size: make bench-retention RECORDS=10000000 DUE=100000
 	RECORDS=$(or $(RECORDS),1000000) $(BIN)/python -m tests.bench.eligibility
+	RECORDS=$(or $(RECORDS),1000000) $(BIN)/python -m tests.bench.whatif
+	DUE=$(or $(DUE),20000) $(BIN)/python -m tests.bench.disposition
 
 clean: ## stop the services, delete the workspace ./var, caches and .venv
 	test ! -x $(BIN)/muniment || $(BIN)/muniment down

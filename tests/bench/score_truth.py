@@ -3,7 +3,7 @@
     python tests/bench/score_truth.py [--corpus FOLDER] [--show] [--only KIND] [--workers N]
 
 Prints, for each kind and confidence, how many statements inspect agrees with; `--show` lists the others.
-Kinds that a later issue reads are counted as "later". It measures, and asserts nothing.
+Kinds that a later version reads are counted as "later". It measures, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def pdf_defect(_: Any, seen: Seen, __: Path) -> str:
 
 
 def zip_open_result(expected: Any, seen: Seen, _: Path) -> str:
-    """Archives are unpacked by a later issue; whether one is whole is asked now."""
+    """Archives are not unpacked yet; whether one is whole is asked now."""
     damaged = bool(codes(seen) & {"DAMAGED", "TRUNCATED", "EXPANSION-LIMIT", "MIME-MISMATCH"})
     return "" if damaged != expected["consistent"] else f"{sorted(codes(seen))}, libzip: {expected['libzip']}"
 
