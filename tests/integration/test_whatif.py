@@ -179,6 +179,41 @@ def test_a_class_that_shares_a_unit_with_a_changed_one_is_looked_at(conn: Connec
         conn.rollback()
 
 
+@pytest.mark.parametrize("apart", [0, 20_000])
+def test_what_chance_seldom_meets(conn: Connection, apart: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late record of a case, an extension that is over, a day that only a labelled record has, a parent."""
+    monkeypatch.setattr(whatif, "APART", apart)
+    end = Rule("end", Trigger("end", True), Period(60), Action.DESTROY, Authority("L"))
+    old = plan(known("A", R), known("B", replace(R, period=Period(12))), known("E", end))
+    new = plan(known("A", replace(R, period=Period(60))), old.classes[1], known("E", replace(end, period=Period(48))))
+    catalog = Catalog(conn, ("A", "B", "E"))
+    try:
+        case = catalog.aggregation({"end": (D("2020-01-01"),)})
+        late = RecordFacts(("E",), received=D("2021-01-01"), document_date=D("2020-01-02"))
+        catalog.record(late, case)
+        in_time = catalog.record(replace(late, document_date=D("2020-01-01")), case)
+        extended = catalog.record(RecordFacts(("A",), received=D("2010-01-01"), not_before=D("2025-01-01")), None)
+        labelled = catalog.record(RecordFacts(("B", "A"), received=D("2019-02-03")), None)
+        parent = catalog.record(RecordFacts(("B",), received=D("2019-02-04")), None)
+        child = catalog.record(RecordFacts(("A",), received=D("2020-02-05")), None, parent=parent)
+        whatif.compare(conn, old, new, AS_OF)
+        found = {
+            record: tuple(
+                row[name] for name in ("retain_until_before", "retain_until_after", "due_before", "due_after")
+            )
+            for record, row in rows(conn, new, AS_OF).items()
+        }
+        assert found == {
+            in_time: ("2025-01-01", "2024-01-01", "t", "t"),
+            extended: ("2017-01-01", "2015-01-01", "t", "t"),
+            labelled: ("2026-02-03", "2024-02-03", "f", "t"),
+            parent: ("2020-02-04", "2020-02-04", "f", "t"),
+            child: ("2027-02-05", "2025-02-05", "f", "t"),
+        }
+    finally:
+        conn.rollback()
+
+
 def test_the_same_schedule_changes_nothing_and_reads_no_records(conn: Connection) -> None:
     old = plan(known("A", R))
     catalog = Catalog(conn, ("A",))
