@@ -113,10 +113,11 @@ class _Progress:
 
     def __call__(self) -> str:
         if self._run_id is None:
-            self._run_id = self._site.xcom(self._run, "discover", "run_id")
-            if self._run_id is None:
+            # The task tells the run first, and its batches when it ends: between the two nothing is known of them.
+            parts = self._site.xcom(self._run, "discover", "return_value")
+            if parts is None:
                 return ""
-            parts = self._site.xcom(self._run, "discover", "return_value") or []
+            self._run_id = self._site.xcom(self._run, "discover", "run_id")
             self._batches = sum(len(part["batches"]) for part in parts)
         with psycopg.connect(self._database) as connection:
             row = connection.execute(
