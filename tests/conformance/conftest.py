@@ -12,13 +12,13 @@ from retention.vault.base import Vault
 from tests.conformance.stores import CEPH, STORES, Server, Store, running_seaweedfs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
 
 
-@pytest.fixture(scope="session", params=STORES)
+@pytest.fixture(scope="module", params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
     name: str = request.param
     if name == "local":
