@@ -28,7 +28,7 @@ from uuid import UUID
 from retention import ledger, signatures
 from retention.archive import Archive, names, pseudonym
 from retention.database import Connection, transaction
-from retention.errors import NotFound, Refused, UsageError
+from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.model import AgentKind, new_id
 
@@ -125,6 +125,7 @@ def word(conn: Connection, archive: Archive, proposal_id: UUID, lines: Sequence[
             f"kind      {found.kind}",
             f"proposed  {found.proposed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ} for {found.proposed_by}",
             *lines,
+            *_bound(found.payload),
             "",
         ]
     )
@@ -134,6 +135,11 @@ def word(conn: Connection, archive: Archive, proposal_id: UUID, lines: Sequence[
         (statement, digest, needed, proposal_id),
     )
     return digest
+
+
+def _bound(payload: str | None) -> list[str]:
+    """The line of a statement that ties what will be done to what is signed."""
+    return [] if payload is None else [f"payload   SHA-256 {sha256(payload.encode()).hexdigest()}"]
 
 
 def show(conn: Connection, proposal_id: UUID, *, lock: bool = False) -> Proposal:
@@ -200,6 +206,8 @@ def sign(archive: Archive, proposal_id: UUID, armored: str, now: datetime, effec
         if person in found.signers:
             return found
         _refuse_unless_open(found)
+        if not all(line in found.statement.splitlines() for line in _bound(found.payload)):
+            raise Damaged(f"proposal {proposal_id}: what it would do is not what its statement says. Withdraw it.")
         if now >= found.expires_at:
             raise Refused(
                 f"refusing to sign {proposal_id}: its term ended {found.expires_at:%Y-%m-%d %H:%M} UTC. "

@@ -350,10 +350,12 @@ def _rebuild_object(archive: Archive, descriptor_id: UUID, digest: bytes, versio
         wanted = {
             (row[0], row[1])
             for row in conn.execute(
-                """SELECT l.subject_id, l.revision FROM descriptor_lines l
+                # the keys stay until this ends: nobody is described whose record is destroyed meanwhile
+                """SELECT l.subject_id, l.revision FROM descriptor_lines l JOIN subject_keys k USING (subject_id)
                     WHERE l.descriptor_id = %s AND NOT EXISTS (SELECT FROM descriptions d
                            WHERE d.subject_id = l.subject_id AND d.revision >= l.revision)
-                      AND NOT EXISTS (SELECT FROM tombstones t WHERE t.annex_id = l.subject_id)""",
+                      AND NOT EXISTS (SELECT FROM tombstones t WHERE t.annex_id = l.subject_id)
+                      FOR KEY SHARE OF k""",
                 (descriptor_id,),
             )
         }

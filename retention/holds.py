@@ -321,7 +321,8 @@ def propose_release(archive: Archive, hold_id: UUID, now: datetime) -> Proposal:
         found = hold_register.one(conn, hold_id)
         hold_register.refuse_if_released(found, "release")
         for proposal in approvals.listed(conn):
-            if proposal.kind is Kind.HOLD_RELEASE and proposal.content == {"hold": str(hold_id)}:
+            fresh = proposal.expires_at > now
+            if fresh and proposal.kind is Kind.HOLD_RELEASE and proposal.content == {"hold": str(hold_id)}:
                 return proposal
         lines = [
             f"release   hold {hold_id}, in force since {found.placed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",

@@ -81,7 +81,7 @@ def propose(archive: Archive, text: str, name: str, now: datetime) -> Proposal:
         _refuse_lowered(current, parsed, name, now)
         payload = json.dumps({"over": current.version, "text": text})
         for waiting in approvals.listed(conn):
-            if waiting.kind is Kind.SCHEDULE and waiting.payload == payload:
+            if waiting.kind is Kind.SCHEDULE and waiting.payload == payload and waiting.expires_at > now:
                 return waiting
         lines = [f"load      schedule SHA-256 {parsed.digest}, in place of version {current.version}"]
         lines += [f"earlier   {one}" for one in earlier[:_TOLD]]

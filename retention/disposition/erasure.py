@@ -116,15 +116,15 @@ def _erase(archive: Archive, ids: Sequence[UUID]) -> tuple[list[UUID], list[tupl
     with transaction(archive.connections) as conn:
         rows = conn.execute(
             """WITH objects AS (
-                   SELECT t.record_id, 'records/' || t.record_id || '/' || encode(t.sealed_sha256, 'hex') AS key,
-                          c.version
+                   SELECT t.record_id, t.record_id AS subject_id, c.version,
+                          'records/' || t.record_id || '/' || encode(t.sealed_sha256, 'hex') AS key
                      FROM tombstones t JOIN contents c USING (record_id) WHERE t.record_id = ANY(%(ids)s)
                    UNION ALL
-                   SELECT record_id, 'quarantine/' || quarantine_id, version FROM quarantine
+                   SELECT record_id, quarantine_id, version, 'quarantine/' || quarantine_id FROM quarantine
                     WHERE record_id = ANY(%(ids)s))
-               SELECT record_id, key, version, EXISTS (SELECT FROM object_locks l WHERE l.subject_id = record_id)
-                      OR EXISTS (SELECT FROM hold_flags f WHERE f.subject_id = record_id)
-                 FROM objects""",
+               SELECT record_id, key, version, EXISTS (SELECT FROM object_locks l WHERE l.subject_id = o.subject_id)
+                      OR EXISTS (SELECT FROM hold_flags f WHERE f.subject_id = o.subject_id)
+                 FROM objects o""",
             {"ids": list(ids)},
         ).fetchall()
     looked_at = [[row] for row in rows if row[3]]
@@ -212,21 +212,37 @@ def _empty_aggregations(
     conn: Connection, archive: Archive, plan_id: UUID, touched: set[UUID], now: datetime
 ) -> list[Event]:
     """An aggregation of which no record is left loses its key too: its business id was sealed under it."""
+    asked = {"touched": list(touched), "plan": plan_id}
+    # Whoever captures into one waits, or is seen below.
+    conn.execute(
+        "SELECT 1 FROM aggregations WHERE aggregation_id = ANY(%(touched)s) ORDER BY aggregation_id FOR UPDATE", asked
+    )
     rows = conn.execute(
-        """DELETE FROM subject_keys k USING aggregations a
-            WHERE k.subject_id = a.aggregation_id AND a.aggregation_id = ANY(%s)
-              AND NOT EXISTS (SELECT FROM records r WHERE r.aggregation_id = a.aggregation_id AND r.state < 3)
-        RETURNING a.aggregation_id""",
-        (list(touched),),
+        """WITH gone AS (
+               DELETE FROM subject_keys k USING aggregations a
+                WHERE k.subject_id = a.aggregation_id AND a.aggregation_id = ANY(%(touched)s)
+                  AND NOT EXISTS (SELECT FROM records r WHERE r.aggregation_id = a.aggregation_id AND r.state < 3)
+            RETURNING a.aggregation_id, k.bucket_id),
+           told AS (
+               INSERT INTO plan_remains (plan_id, kind, remains_id)
+               SELECT DISTINCT %(plan)s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING)
+           SELECT aggregation_id FROM gone ORDER BY 1""",
+        asked,
     ).fetchall()
     empty = [row[0] for row in rows]
-    ids = {"ids": empty}
+    asked = {"ids": empty, "plan": plan_id}
     conn.execute(
-        "DELETE FROM descriptor_lines WHERE subject_id = ANY(%(ids)s) OR subject_id IN "
-        "(SELECT trigger_event_id FROM trigger_events WHERE subject_id = ANY(%(ids)s))",
-        ids,
+        """WITH gone AS (
+               DELETE FROM descriptor_lines
+                WHERE subject_id = ANY(%(ids)s) OR subject_id IN
+                      (SELECT trigger_event_id FROM trigger_events WHERE subject_id = ANY(%(ids)s))
+            RETURNING descriptor_id)
+           INSERT INTO plan_remains (plan_id, kind, remains_id)
+           SELECT DISTINCT %(plan)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING""",
+        asked,
     )
-    conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(ids)s)", ids)
+    conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(ids)s)", asked)
+    conn.execute("DELETE FROM current_triggers WHERE subject_id = ANY(%(ids)s)", asked)
     detail = {"plan": str(plan_id), "aggregation": "empty"}
     return [Event("del", now, archive.agent, part, detail=detail) for part in cut(empty)]
 

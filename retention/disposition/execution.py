@@ -1,6 +1,8 @@
 """Execution: what two people signed is checked again, then done; what cannot be done is kept, and named.
 
 Rules of this module (requirements: retention, *Disposition*; design: *Crash order*):
+- What is executed is what was signed: the digests of the list and of the decisions are reckoned anew, and must stand
+  in the signed statement.
 - T1 locks the rows of a few units, decides them again for today under the schedule of the plan *and* the present one,
   by both paths of the engine, looks at holds, restrictions, extensions, locks, classes, and marks what passes as
   `destroying`, with its event. T1 is final: what is held earlier stays, a later hold is told "too late"
@@ -30,13 +32,25 @@ from uuid import UUID
 
 import psycopg
 
-from retention import acknowledgements, bags, catalog, eligibility, engine, holds, ledger, packages, policy
+from retention import (
+    acknowledgements,
+    bags,
+    catalog,
+    database,
+    eligibility,
+    engine,
+    holds,
+    ledger,
+    packages,
+    policy,
+    signatures,
+)
 from retention.acknowledgements import Acknowledgement
 from retention.archive import Archive, pseudonym
 from retention.bag_check import verify_bag
 from retention.database import Connection, transaction
 from retention.disposition import certificate, erasure
-from retention.disposition.plans import Plan, cut, show
+from retention.disposition.plans import Plan, cut, digests, show
 from retention.engine import Decision
 from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.ledger import Event
@@ -79,6 +93,7 @@ class _Run:
     plan: Plan
     clock: Clock
     progress: Callable[[int], None]
+    lock: Connection  # holds the advisory lock of this plan
     accepted: frozenset[UUID] | None = None  # by the receiver of a transfer
     failed: list[tuple[UUID, str]] = field(default_factory=list)
 
@@ -89,10 +104,10 @@ def execute(
     """Do what was approved; go on where a run before it died. `progress` is told of each record that ended.
 
     Raises Refused (not approved, the clock), Busy (another process at it), ServiceUnavailable (run it again)."""
-    with alone(archive, plan_id):
+    with alone(archive, plan_id) as lock:
         refuse_wrong_clock(archive, clock())
         plan = _start(archive, plan_id, clock())
-        run = _Run(archive, plan, clock, progress)
+        run = _Run(archive, plan, clock, progress, lock)
         if not plan.ended_at:
             for ids in _work(run, RecordState.DESTROYING):
                 _destroy(run, ids)
@@ -119,13 +134,16 @@ def answer(archive: Archive, plan_id: UUID, failed: tuple[tuple[UUID, str], ...]
 
 
 @contextmanager
-def alone(archive: Archive, plan_id: UUID) -> Iterator[None]:
+def alone(archive: Archive, plan_id: UUID) -> Iterator[Connection]:
     """Nobody else executes this plan; given up with the process, however it ends."""
     with psycopg.connect(archive.settings.database_url, autocommit=True, connect_timeout=5) as conn:
         row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 2))", (f"execute {plan_id}",)).fetchone()
         if row != (True,):
             raise Busy(f"refusing to execute plan {plan_id}: another process is at it. Wait for it to end.")
-        yield
+        try:
+            yield conn
+        except psycopg.OperationalError as error:
+            raise database.in_words(archive.settings.database_url, error) or error from error
 
 
 def refuse_wrong_clock(archive: Archive, now: datetime) -> None:
@@ -156,11 +174,36 @@ def _start(archive: Archive, plan_id: UUID, now: datetime) -> Plan:
                 f"refusing to execute plan {plan_id}: it is {plan.state}, and nothing is destroyed without two "
                 "signatures. `muniment disposition show` says what it waits for."
             )
+        _refuse_unsigned(conn, plan)
+        listed, decided = digests(conn, plan_id)
+        if not all(digest.hex() in (plan.proposal.statement or "") for digest in (listed, decided)):
+            raise Damaged(
+                f"plan {plan_id}: its list or its decisions are not those that were signed. Nothing was destroyed; "
+                "look who wrote to plan_items."
+            )
         if plan.started_at is None:
             conn.execute("UPDATE plans SET started_at = %s WHERE plan_id = %s", (now, plan_id))
             detail = {"plan": str(plan_id), "state": "executing"}
             ledger.append(conn, [Event("poa", now, archive.agent, (plan_id,), detail=detail)], now)
         return show(conn, plan_id)
+
+
+def _refuse_unsigned(conn: Connection, plan: Plan) -> None:
+    """Raises Damaged unless as many people as are needed signed this statement: checked by their keys, not by rows."""
+    statement = (plan.proposal.statement or "").encode()
+    rows = conn.execute(
+        "SELECT DISTINCT person_id, public_key, signature FROM signatures JOIN approvers USING (person_id) "
+        "WHERE proposal_id = %s AND person_id = ANY(%s)",
+        (plan.id, list(plan.proposal.signers)),
+    ).fetchall()
+    signed = {
+        person for person, key, armored in rows if signatures.verify(bytes(armored).decode(), statement) == bytes(key)
+    }
+    if len(signed) < plan.proposal.needed:
+        raise Damaged(
+            f"plan {plan.id}: {plan.proposal.needed} signatures are needed, {len(signed)} are right. Nothing was "
+            "destroyed; look who wrote to signatures."
+        )
 
 
 def _work(run: _Run, state: RecordState, actions: Sequence[str] = tuple(Action)) -> Iterator[list[UUID]]:
@@ -186,17 +229,21 @@ def _work(run: _Run, state: RecordState, actions: Sequence[str] = tuple(Action))
 # ---------------------------------------------------------------- T1
 
 
-def _take(run: _Run, ids: Sequence[UUID]) -> list[UUID]:
-    """T1: decide again; mark what may go as destroying, close what may not. Final."""
+def _take(run: _Run, ids: Sequence[UUID], *, mark: bool = True) -> list[UUID]:
+    """T1: decide again; mark what may go as destroying, close what may not. Final.
+
+    Without `mark` what may go is only named: it is handed out first, and decided once more after that."""
     archive, now = run.archive, run.clock()
+    run.lock.execute("SELECT 1")  # a lock whose connection is gone is nobody's: stop before anything is marked
     locked = _locked_in_vault(archive, ids, now)
     with transaction(archive.connections) as conn:
         holds.shared(conn)
         rows = conn.execute(
             """SELECT r.record_id, r.state, r.class_key = i.class_key, i.unit_id, i.action
                  FROM records r JOIN plan_items i USING (record_id)
-                WHERE i.plan_id = %s AND i.open AND r.record_id = ANY(%s) ORDER BY r.record_id FOR UPDATE OF r, i""",
-            (run.plan.id, list(ids)),
+                WHERE i.plan_id = %s AND i.open AND r.record_id = ANY(%s) AND r.state <> %s
+                ORDER BY r.record_id FOR UPDATE OF r, i""",
+            (run.plan.id, list(ids), RecordState.DESTROYING),  # what is under way is gone on with, never closed
         ).fetchall()
         kept = {
             record: "changed" for record, state, same_class, _, _ in rows if state != RecordState.KEPT or not same_class
@@ -212,7 +259,8 @@ def _take(run: _Run, ids: Sequence[UUID]) -> list[UUID]:
         split = {row[3] for row in rows if row[0] in kept}  # a unit goes whole, or not at all
         kept |= {row[0]: "unit-kept" for row in rows if row[3] in split and row[0] not in kept}
         going = [row[0] for row in rows if row[0] not in kept]
-        conn.execute("UPDATE records SET state = %s WHERE record_id = ANY(%s)", (RecordState.DESTROYING, going))
+        marked = going if mark else []
+        conn.execute("UPDATE records SET state = %s WHERE record_id = ANY(%s)", (RecordState.DESTROYING, marked))
         conn.execute(
             """UPDATE plan_items i SET open = false, outcome = k.code, ended_at = %s
                  FROM unnest(%s::uuid[], %s::text[]) AS k(record_id, code)
@@ -221,7 +269,7 @@ def _take(run: _Run, ids: Sequence[UUID]) -> list[UUID]:
         )
         events = [
             Event("dea", now, archive.agent, part, detail={"plan": str(run.plan.id), "state": "destroying"})
-            for part in cut(going)
+            for part in cut(marked)
         ]
         for code, records in _by_code(kept).items():
             detail = {"plan": str(run.plan.id), "kept": code}
@@ -281,7 +329,12 @@ def _locked(conn: Connection, ids: Sequence[UUID], now: datetime) -> set[UUID]:
             WHERE subject_id = ANY(%(ids)s)
               AND greatest(wanted_until, coalesce(actual_until, queued_at + %(short)s)) > %(now)s
            UNION SELECT subject_id FROM hold_flags
-            WHERE subject_id = ANY(%(ids)s) AND (wanted OR actual IS NOT FALSE)""",
+            WHERE subject_id = ANY(%(ids)s) AND (wanted OR actual IS NOT FALSE)
+           UNION SELECT q.record_id FROM quarantine q  -- the document that it was, whose bytes stand there still
+            WHERE q.record_id = ANY(%(ids)s)
+              AND (EXISTS (SELECT FROM hold_quarantined h WHERE h.quarantine_id = q.quarantine_id)
+                   OR EXISTS (SELECT FROM hold_flags f
+                               WHERE f.subject_id = q.quarantine_id AND (f.wanted OR f.actual IS NOT FALSE)))""",
         {"ids": list(ids), "now": now, "short": SHORT},
     )
     return {row[0] for row in rows}
@@ -335,7 +388,9 @@ def _transfer(run: _Run) -> None:
         sent = conn.execute("SELECT acknowledged_at FROM transfers WHERE plan_id = %s", (run.plan.id,)).fetchone()
     batches = list(_work(run, RecordState.KEPT, ("transfer",)))
     if sent is None and batches:
-        ids = [record for part in batches for record in part]
+        ids = [record for part in batches for record in _take(run, part, mark=False)]
+        if not ids:
+            return
         bag = packages.write_bag(
             archive,
             ids,
@@ -417,5 +472,8 @@ def _close(run: _Run) -> None:
             return
     erasure.sweep_descriptors(run.archive)
     # The receiver has it; here it would be a copy without a key.
-    shutil.rmtree(bag_folder(run.archive, run.plan.id), ignore_errors=True)
+    bag = bag_folder(run.archive, run.plan.id)
+    for left in bag.parent.glob(f"{bag.name}*"):
+        if left.is_dir():
+            shutil.rmtree(left)  # raises if it cannot: then the plan stays open, and this is tried again
     certificate.issue(run.archive, run.plan.id, run.clock)

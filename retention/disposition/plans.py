@@ -126,6 +126,23 @@ def expired_since(conn: Connection, since: datetime) -> list[UUID]:
     return [row[0] for row in rows]
 
 
+def digests(conn: Connection, plan_id: UUID) -> tuple[bytes, bytes]:
+    """SHA-256 of the list and of every decision, as they stand: what people sign, H(plan || decisions)."""
+    listed_ = stream(
+        conn,
+        """SELECT record_id, unit_id, class_id, bytes, action, rule_id, retain_until
+             FROM plan_items JOIN classes USING (class_key) WHERE plan_id = %s ORDER BY 1""",
+        (plan_id,),
+    )
+    decided = stream(
+        conn,
+        """SELECT record_id, decision, reason, not_before, c.class_id, decided_by, stage
+             FROM plan_items LEFT JOIN classes c ON c.class_key = to_class WHERE plan_id = %s ORDER BY 1""",
+        (plan_id,),
+    )
+    return digest_of(listed_), digest_of(decided)
+
+
 def items(conn: Connection, plan_id: UUID) -> Iterator[tuple[Any, ...]]:
     """Every item: record, unit, class, action, rule, retained until, decision, reason, outcome. Streamed."""
     return stream(
@@ -237,10 +254,11 @@ def stream(conn: Connection, query: LiteralString, parameters: Sequence[Any] = (
         yield from cursor.execute(query, parameters)
 
 
-def digest_of(lines: Iterable[str]) -> bytes:
+def digest_of(rows: Iterable[Sequence[Any]]) -> bytes:
+    """SHA-256 of rows, a line each; what is not there is a hyphen. No field holds a space."""
     found = sha256()
-    for line in lines:
-        found.update(line.encode())
+    for row in rows:
+        found.update((" ".join("-" if value is None else str(value) for value in row) + "\n").encode())
     return found.digest()
 
 

@@ -66,8 +66,7 @@ def propose(archive: Archive, now: datetime, as_of: date | None = None, only: Se
         term = timedelta((schedule.disposition.term.after(civil) - civil).days)
         proposal, event = approvals.propose(conn, archive, Kind.DISPOSITION, None, None, now, term)
         digest = digest_of(
-            f"{r} {u} {c} {b} {a} {rule} {until}\n"
-            for r, u, c, b, a, rule, until in stream(
+            stream(
                 conn, "SELECT record_id, unit_id, class_id, bytes, action, rule_id, retain_until FROM chosen ORDER BY 1"
             )
         )

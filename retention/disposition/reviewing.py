@@ -29,15 +29,14 @@ from retention.disposition.plans import (
     begin_stage,
     class_key,
     cut,
-    digest_of,
+    digests,
     over_limit,
     show,
     stages_of,
-    stream,
     subject_events,
 )
 from retention.engine import RecordFacts
-from retention.errors import Refused, UsageError
+from retention.errors import Damaged, Refused, UsageError
 from retention.hold_register import Mode
 from retention.hold_scopes import Scope
 from retention.holds import Matter
@@ -87,6 +86,7 @@ def review(archive: Archive, plan_id: UUID, selection: Selection, decided: Decid
     """Decide items in the present stage of their class; returns how many records. Raises Refused, UsageError.
 
     When the last item of the last stage is decided the plan is worded, and waits for its signatures."""
+    held: list[UUID] = []
     if decided.decision is Decision.HOLD:
         # In force before it is entered here: if this process dies between the two, more is kept, never less.
         with transaction(archive.connections) as conn:
@@ -96,6 +96,8 @@ def review(archive: Archive, plan_id: UUID, selection: Selection, decided: Decid
     with transaction(archive.connections) as conn:
         plan = show(conn, plan_id, lock=True)
         ids = _named(conn, archive, plan, selection, decided, now)
+        if decided.decision is Decision.HOLD and not set(ids) <= set(held):
+            raise Refused(f"refusing to review plan {plan_id}: somebody decided in it meanwhile. Run the same again.")
         conn.execute("CREATE TEMPORARY TABLE decided ON COMMIT DROP AS SELECT unnest(%s::uuid[]) AS record_id", (ids,))
         conn.execute(
             """UPDATE plan_items i
@@ -263,15 +265,9 @@ def _progress(conn: Connection, archive: Archive, plan_id: UUID, schedule: Sched
 def _word(conn: Connection, archive: Archive, plan_id: UUID, schedule: Schedule, now: datetime) -> Event:
     """The statement that is signed: H(plan || decisions), and what it means in numbers."""
     plan = show(conn, plan_id)
-    decisions = digest_of(
-        f"{r} {decision} {reason or '-'} {until or '-'} {to or '-'} {by} {stage}\n"
-        for r, decision, reason, until, to, by, stage in stream(
-            conn,
-            """SELECT record_id, decision, reason, not_before, c.class_id, decided_by, stage
-                 FROM plan_items LEFT JOIN classes c ON c.class_key = to_class WHERE plan_id = %s ORDER BY 1""",
-            (plan_id,),
-        )
-    )
+    listed, decisions = digests(conn, plan_id)
+    if listed != plan.digest:
+        raise Damaged(f"plan {plan_id}: its list is not the one that was proposed. Withdraw it, and look who wrote it.")
     over = over_limit(
         conn,
         schedule,
@@ -308,6 +304,11 @@ def advance(archive: Archive, now: datetime) -> tuple[UUID, ...]:
     """Let stages lapse and terms end (nightly); returns the plans that expired."""
     expired = []
     with transaction(archive.connections) as conn:
+        others = [found for found in approvals.overdue(conn, now) if found.kind is not Kind.DISPOSITION]
+        for found in others:
+            approvals.show(conn, found.id, lock=True)
+        ended = [approvals.end(conn, archive, found.id, "expired", now) for found in others]
+        ledger.append(conn, ended, now)
         waiting = [found for found in approvals.listed(conn) if found.kind is Kind.DISPOSITION]
     for found in waiting:
         with transaction(archive.connections) as conn:

@@ -22,7 +22,7 @@ from retention.database import transaction
 from retention.disposition import certificate, execution, plans, proposing, reviewing
 from retention.disposition.execution import Executed
 from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.errors import NotFound, Refused, UsageError
+from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.hold_register import Mode
 from retention.hold_scopes import Scope
 from retention.holds import Matter
@@ -394,6 +394,32 @@ def test_two_executors_do_not_meet(ready: Archive, clock: Clock, tmp_path: Path)
     with execution.alone(ready, plan_id), pytest.raises(Refused, match="another process"):
         run(ready, plan_id, clock)
     assert run(ready, plan_id, clock).outcomes == {"destroyed": 1}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "UPDATE plan_items SET decision = 'approve', not_before = NULL, reason = NULL WHERE decision = 'extend'",
+        "INSERT INTO plan_items (plan_id, record_id, unit_id, class_key, bytes, action, rule_id, retain_until, stage, "
+        "decision, decided_at, decided_by) SELECT plan_id, r.record_id, r.record_id, r.class_key, 1, 'destroy', "
+        "'short', '2021-01-01', 1, 'approve', now(), gen_random_uuid() FROM plans, records r "
+        "WHERE NOT EXISTS (SELECT FROM plan_items i WHERE i.record_id = r.record_id)",
+    ],
+)
+def test_what_was_not_signed_is_not_executed(ready: Archive, clock: Clock, tmp_path: Path, changed: str) -> None:
+    later, _ = capture_all(ready, [Document("SHORT", "later"), Document("SHORT", "now")], clock, tmp_path / "in")
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+    capture_all(ready, [Document("SHORT", "slipped in")], clock, tmp_path / "in2")
+    extend = Decided(Decision.EXTEND, "still-in-use", not_before=date(2027, 5, 1))
+    reviewing.review(ready, plan_id, Selection(records=(later,)), extend, clock())
+    reviewing.review(ready, plan_id, EVERYTHING, APPROVE, clock())
+    sign(ready, plan_id, clock)
+    with transaction(ready.connections) as conn:
+        conn.execute(changed.encode())
+    with pytest.raises(Damaged, match="not those that were signed"):
+        run(ready, plan_id, clock)
+    assert set(states(ready).values()) == {1}
 
 
 def test_events_are_on_every_record_and_name_nobody(ready: Archive, clock: Clock, tmp_path: Path) -> None:

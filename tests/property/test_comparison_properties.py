@@ -116,7 +116,7 @@ def test_a_rule_is_lowered_exactly_if_some_day_is(rule: Rule, period: Period, cu
 
 
 @given(pair=pairs(), facts=strategies.facts, as_of=strategies.days)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_classes_that_are_not_redated_decide_alike(
     pair: tuple[Schedule, Schedule], facts: RecordFacts, as_of: date
 ) -> None:

@@ -153,7 +153,7 @@ def some(values: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
     until=st.sampled_from([None, *DAYS]),
     text=st.sampled_from([None, "alpha", "alpha beta"]),
 )
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_sql_agrees_with_the_words_and_the_moment_of_arrival_does_not_matter(
     conn: Connection,
     seed: int,
