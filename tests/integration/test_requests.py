@@ -307,12 +307,12 @@ def test_what_is_restricted_is_stored_and_nothing_else(ready: Archive, clock: Cl
         packages.write_bag(
             ready, [transferred], tmp_path / "out", purpose=Purpose.TRANSFER, identifier="x", clock=clock
         )
-    with pytest.raises(Refused, match="restricted"):  # nothing else is in the bag of this plan
-        execution.execute(ready, planned, clock)
+    # decided again before anything is handed out: no bag is written of it
+    assert execution.execute(ready, planned, clock).outcomes == {"restricted": 2, "destroyed": 1}
     outcomes = dict(rows(ready, "SELECT record_id, outcome FROM plan_items"))
-    assert (outcomes[theirs], outcomes[other], outcomes[transferred]) == ("restricted", "destroyed", None)
+    assert (outcomes[theirs], outcomes[other], outcomes[transferred]) == ("restricted", "destroyed", "restricted")
     left_out = proposing.propose(ready, clock())
-    assert (left_out.plan, left_out.restricted) == (None, 1)
+    assert (left_out.plan, left_out.restricted) == (None, 2)
     erase = requests.erase(ready, PATIENT, clock())
     assert said(erase)[theirs] == ("waiting", "restricted")
     lifted, freed = request_register.lift(ready, answered.request.id, clock())
