@@ -253,7 +253,7 @@ def _row(subject: UUID, revision: int, kind: str, d: Description) -> tuple[Any, 
         d.language,
         _optional(d.author),
         d.sha256,
-        json.dumps(_json(d.metadata)),
+        json.dumps(plain_json(d.metadata)),
         json.dumps([{"code": f.code, "severity": f.severity, "message": printable(f.message)} for f in d.findings]),
         searchable(re.sub(r"[/_.-]", " ", headline) + " " + headline),
         *indexed(searchable(printable(body.decode("utf-8", "ignore")))),
@@ -264,14 +264,15 @@ def _optional(text: str | None) -> str | None:
     return None if text is None else printable(text)
 
 
-def _json(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """Metadata as JSON can hold it and a person can read it."""
     match value:
         case str():
             return printable(value)
         case Mapping():
-            return {printable(str(k)): _json(v) for k, v in value.items()}
+            return {printable(str(k)): plain_json(v) for k, v in value.items()}
         case list() | tuple():
-            return [_json(v) for v in value]
+            return [plain_json(v) for v in value]
         case float() if not math.isfinite(value):
             return None  # JSON has no such numbers
         case _:

@@ -10,13 +10,12 @@ Rules of this module:
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from retention.bags import File
-from retention.descriptors import printable
+from retention.descriptors import plain_json, printable
 from retention.model import Description
 from retention.record_files import Source
 from retention.rules import RecordClass, Rule
@@ -130,18 +129,4 @@ def known(source: Source, description: Description) -> dict[str, Any]:
         "metadata": description.metadata,
         "findings": [{"code": f.code, "severity": f.severity, "message": f.message} for f in description.findings],
     }
-    return {name: _json(value) for name, value in found.items()}
-
-
-def _json(value: Any) -> Any:
-    match value:
-        case str():
-            return printable(value)
-        case Mapping():
-            return {printable(str(k)): _json(v) for k, v in value.items()}
-        case list() | tuple():
-            return [_json(v) for v in value]
-        case float() if not math.isfinite(value):
-            return None  # JSON has no such numbers
-        case _:
-            return value
+    return {name: plain_json(value) for name, value in found.items()}

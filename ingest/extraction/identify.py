@@ -49,7 +49,7 @@ def identify(path: Path, name: str) -> Identification:
         mime=mime,
         puid=puid(mime, head, version),
         extension_mime=extension_mime(name),
-        libmagic=int(magic.version()),  # type: ignore[no-untyped-call]  # the library has no types
+        libmagic=int(magic.version()),
         note=note,
     )
 

@@ -229,7 +229,7 @@ def _fields(roots: object) -> Iterator[DictionaryObject]:
         named = [
             kid
             for kid in (kids if isinstance(kids, ArrayObject) else [])
-            if isinstance(_object(kid), DictionaryObject) and "/T" in _object(kid)  # type: ignore[operator]  # isinstance of a call does not narrow
+            if isinstance(known := _object(kid), DictionaryObject) and "/T" in known
         ]
         if named:
             todo.extend(named)

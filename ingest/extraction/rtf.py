@@ -69,7 +69,7 @@ def _plain(data: bytes, encoding: str) -> str:
     data = _MARGINS.sub(rb"\\par ", data)
     source = data.decode("latin-1").replace("HYPERLINK", "HYPER\nLINK")
     try:
-        text = str(rtf_to_text(source, encoding=encoding, errors="replace"))  # type: ignore[no-untyped-call]  # the library has no types
+        text = str(rtf_to_text(source, encoding=encoding, errors="replace"))
     except (LookupError, ValueError, IndexError, OverflowError, RecursionError):
         return ""
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # \u pairs make one

@@ -142,7 +142,7 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for pool in self._pools:
-            pool.stop()  # type: ignore[no-untyped-call]  # the library has no types
+            pool.stop()
         for pool in self._pools:
             pool.join()
         self._pools = []
@@ -310,7 +310,7 @@ class _Run(Generic[Key]):
         """A new pool for a worker that died: its old pipe may hold half an answer, its locks may be held."""
         self.again.extend(slot.tasks.values())  # innocent: they waited behind the one that died
         slot.tasks.clear()
-        slot.pool.stop()  # type: ignore[no-untyped-call]  # the library has no types
+        slot.pool.stop()
         slot.pool.join()
         slot.pool = self.new_pool()
 

@@ -26,6 +26,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -92,7 +93,7 @@ def _write_lists(lists: Collection[Listing], folder: Path) -> None:
     if lists:
         folder.mkdir(exist_ok=True, mode=0o700)
     for one in lists:
-        _write(folder / f"{one.id}.csv", lambda file, one=one: _csv(one, file))  # type: ignore[misc]
+        _write(folder / f"{one.id}.csv", partial(_csv, one))
 
 
 def _csv(one: Listing, file: IO[str]) -> None:

@@ -135,6 +135,10 @@ def place_of(url: str) -> Place:
     )
 
 
+# Options of botocore that its stubs do not have yet. The endpoint is that of the vault's URL, and no other.
+_UNKNOWN_TO_THE_STUBS: dict[str, Any] = {"ignore_configured_endpoint_urls": True}
+
+
 def connect(place: Place, access_key: str | None = None, secret_key: str | None = None) -> S3Client:
     """A client, safe for many threads. Touches no network. Raises UsageError."""
     if (access_key is None) != (secret_key is None):
@@ -153,9 +157,8 @@ def connect(place: Place, access_key: str | None = None, secret_key: str | None 
             s3={"payload_signing_enabled": True, "addressing_style": "path" if place.endpoint else "auto"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            # The stubs of botocore do not know this option yet.
-            ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]
             tcp_keepalive=True,
+            **_UNKNOWN_TO_THE_STUBS,
         ),
     )
     client.meta.events.register("before-sign.s3.DeleteObjects", _add_md5)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psutil
@@ -143,7 +143,8 @@ def test_a_run_that_is_left_half_way_does_not_disturb_the_next(documents: Path, 
     with Workers(count=2) as workers:
         run = workers.extract_all(items(documents), tmp_path / "scratch")
         next(run)
-        run.close()  # type: ignore[attr-defined]
+        assert isinstance(run, Generator)
+        run.close()
         (documents / "0-first.pdf").unlink()
         unharmed(dict(workers.extract_all(items(documents), tmp_path / "scratch")))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import psycopg
@@ -416,7 +416,8 @@ def test_a_record_without_a_date_is_kept(conn: Connection) -> None:
     """RODA let a record without a due date through: null compares with nothing, and was not asked for."""
     for name in ("document_date", "modified", "tagged"):
         plan = one_class(RECEIVED, replace(RECEIVED, trigger=Trigger(name)))
-        assert agree(conn, plan, OLD, replace(OLD, **{name: date(2020, 1, 1)})) == [False, True]  # type: ignore[arg-type]  # by name
+        dated: dict[str, Any] = {name: date(2020, 1, 1)}
+        assert agree(conn, plan, OLD, replace(OLD, **dated)) == [False, True]
     assert agree(conn, one_class(RECEIVED, ENDED), OLD, replace(OLD, events={"end": (ON,)})) == [False, False]
 
 

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import psycopg
@@ -28,6 +29,9 @@ from botocore.exceptions import ClientError
 from retention import embedded
 from retention.embedded import airflow, postgres, processes, seaweedfs, state
 from retention.errors import ServiceUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 pytestmark = pytest.mark.xdist_group("embedded")
 
@@ -188,7 +192,7 @@ def test_an_object_of_many_parts_passes_though_the_inner_http_is_off(services: e
     big = os.urandom(11 * 1024 * 1024)
     s3.put_object(Bucket=store.bucket, Key="big/whole", Body=big)
     upload = s3.create_multipart_upload(Bucket=store.bucket, Key="big/parts")["UploadId"]
-    parts = []
+    parts: list[CompletedPartTypeDef] = []
     for number, start in ((1, 0), (2, 6 * 1024 * 1024)):
         body = big[start : 6 * 1024 * 1024 if number == 1 else None]
         answer = s3.upload_part(Bucket=store.bucket, Key="big/parts", UploadId=upload, PartNumber=number, Body=body)
@@ -197,7 +201,7 @@ def test_an_object_of_many_parts_passes_though_the_inner_http_is_off(services: e
         Bucket=store.bucket,
         Key="big/parts",
         UploadId=upload,
-        MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
+        MultipartUpload={"Parts": parts},
     )
     s3.copy_object(Bucket=store.bucket, Key="big/copy", CopySource={"Bucket": store.bucket, "Key": "big/whole"})
     for key in ("big/whole", "big/parts", "big/copy"):

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from retention import engine
 from retention.comparison import FIRST, LAST, Lowering, advances, lowered, redated
 from retention.engine import RecordFacts, decide
-from retention.rules import Action, Authority, Combine, LaterRecords, Period, RecordClass, Rule, Schedule, Trigger
+from retention.rules import (
+    Action,
+    Authority,
+    Combine,
+    Cutoff,
+    LaterRecords,
+    Period,
+    RecordClass,
+    Rule,
+    Schedule,
+    Trigger,
+)
 from tests.property import strategies
 
 TODAY = date(2026, 1, 1)
@@ -100,8 +111,8 @@ def test_a_load_that_is_not_refused_lowers_nothing(
 
 @given(rule=plain, period=periods, cutoff=strategies.cutoffs)
 @settings(max_examples=6, deadline=None)
-def test_a_rule_is_lowered_exactly_if_some_day_is(rule: Rule, period: Period, cutoff: object) -> None:
-    changed = replace(rule, period=period, cutoff=cutoff)  # type: ignore[arg-type]  # drawn as a Cutoff
+def test_a_rule_is_lowered_exactly_if_some_day_is(rule: Rule, period: Period, cutoff: Cutoff) -> None:
+    changed = replace(rule, period=period, cutoff=cutoff)
     found = lowered(one([rule], regulatory=True), one([changed], regulatory=True))
     shorter = {
         day

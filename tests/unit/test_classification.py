@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,10 +111,10 @@ def test_the_first_match_in_the_file_decides_and_is_named() -> None:
 def test_each_condition(conditions: str, matches: dict[str, Json], not_matches: dict[str, Json]) -> None:
     plan = schedule(conditions)
 
-    def found(given: dict[str, Json]) -> str:
-        given = dict(given)
+    def found(fields: dict[str, Json]) -> str:
+        given: dict[str, Any] = dict(fields)
         source, place = str(given.pop("source", "s")), str(given.pop("place", "p"))
-        return classify(seen(**given), source, place, plan)[0]  # type: ignore[arg-type]  # fields by name
+        return classify(seen(**given), source, place, plan)[0]
 
     assert found(matches) == "C0"
     assert found(not_matches) == "unclassified"

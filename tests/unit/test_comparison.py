@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,9 @@ R = Rule("r", Trigger("received"), Period(72), Action.DESTROY, Authority("17a-4"
 END = Trigger("end", event=True)
 
 
-def plan(*some: Rule, regulatory: bool = True, combine: Combine = Combine.ALL, **more: object) -> Schedule:
+def plan(*some: Rule, regulatory: bool = True, combine: Combine = Combine.ALL, **more: Any) -> Schedule:
     known = RecordClass("C", {"en": "T"}, some, combine=combine, regulatory=regulatory)
-    return Schedule("d", "T", "UTC", (replace(known, **more),))  # type: ignore[arg-type]  # fields by name
+    return Schedule("d", "T", "UTC", (replace(known, **more),))
 
 
 def cut(text: str) -> rules.Cutoff:

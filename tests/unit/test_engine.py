@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def vectors(name: str) -> Iterator[dict[str, str]]:
     yield from (dict(zip(header, line.split("\t"), strict=True)) for line in lines[1:])
 
 
-def rule(name: str = "r", trigger: str = "received", period: str | None = "P7Y", **more: object) -> Rule:
+def rule(name: str = "r", trigger: str = "received", period: str | None = "P7Y", **more: Any) -> Rule:
     plain = Rule(
         id=name,
         trigger=rules.parse_trigger(trigger),
@@ -35,7 +36,7 @@ def rule(name: str = "r", trigger: str = "received", period: str | None = "P7Y",
         authority=Authority(f"law of {name}"),
         verified=True,
     )
-    return replace(plain, **more)  # type: ignore[arg-type]  # fields by name
+    return replace(plain, **more)
 
 
 def schedule(*given: Rule, combine: Combine = Combine.ALL, timezone: str = "UTC") -> Schedule:

@@ -132,7 +132,7 @@ DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 def test_content_decides(content: bytes, name: str, mime: str, tmp_path: Path) -> None:
     found = identified(content, name, tmp_path)
     assert found.mime == mime
-    assert found.libmagic == magic.version()  # type: ignore[no-untyped-call]
+    assert found.libmagic == magic.version()
 
 
 def test_a_correction_says_what_it_corrected(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def test_a_message_with_everything() -> None:
     message.add_attachment(b"%PDF-1.4", maintype="application", subtype="pdf", filename="../../חוזה.pdf")
     message.add_attachment(inner)
     message.add_attachment(b"x" * 100, maintype="image", subtype="png")
-    del message.get_payload()[-1]["Content-Disposition"]  # type: ignore[union-attr, index]
+    *_, last = message.iter_parts()
+    del last["Content-Disposition"]
     seen = see(reader, message.as_bytes(), MAIL)
     assert seen.metadata == {
         "title": "נושא",

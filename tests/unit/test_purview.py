@@ -6,6 +6,7 @@ import csv
 import io
 from dataclasses import replace
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,8 +26,8 @@ def plan(*known: RecordClass) -> Schedule:
     return Schedule("d", "T", "UTC", known)
 
 
-def known(*some: Rule, **more: object) -> RecordClass:
-    return replace(RecordClass("A", {"und": "Alpha"}, some, action=Action.DESTROY), **more)  # type: ignore[arg-type]  # fields by name
+def known(*some: Rule, **more: Any) -> RecordClass:
+    return replace(RecordClass("A", {"und": "Alpha"}, some, action=Action.DESTROY), **more)
 
 
 def rows(text: str) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,9 @@ def facts(class_id: str, given: str, *, inherited: bool = False) -> RecordFacts:
     """Facts of a record; its events are its own, or those of its aggregation."""
     pairs = {key: D(day) for key, day in (pair.split("=") for pair in given.split(";"))}
     events = {kind: (day,) for kind, day in pairs.items() if kind not in DATED}
-    dated = {name: pairs.get(name) for name in DATED}
-    return RecordFacts((class_id,), **dated, **{"inherited" if inherited else "events": events})  # type: ignore[arg-type]  # names of fields
+    known: dict[str, Any] = {name: pairs.get(name) for name in DATED}
+    known["inherited" if inherited else "events"] = events
+    return RecordFacts((class_id,), **known)
 
 
 @pytest.mark.parametrize("inherited", [False, True])
