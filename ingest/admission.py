@@ -25,8 +25,8 @@ from ingest.validation import decide as worst
 from retention import engine
 from retention.locks import LONGEST, ROLLING
 from retention.model import UNCLASSIFIED, Coded, Deposit, Description, Detained, Sighting, Turned, Unit, new_id
-from retention.patterns import bounded
 from retention.rules import RecordClass, Schedule, Worm
+from retention.schedule.patterns import bounded
 
 _COMPRESSION = 3  # text is compressed while hundreds of documents wait for their batch
 

@@ -7,7 +7,7 @@ Rules of this module:
 - Phrases are whole words, compared without case, niqqud, kinds of quotation marks and spacing. A Hebrew phrase
   may carry the letters that Hebrew writes onto its first word (ו ה ב כ ל מ ש), at most two of them.
 - The work is bounded: only the first `TEXT_CHARS` characters are read, and patterns are bounded
-  (retention.patterns), so no document can make its classification run for ever.
+  (retention.schedule.patterns), so no document can make its classification run for ever.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from functools import lru_cache
 from ingest.model import Extraction, Json
 from retention.engine import civil_date
 from retention.model import UNCLASSIFIED
-from retention.patterns import bounded
 from retention.rules import FieldMatch, Match, RecordClass, Schedule
+from retention.schedule.patterns import bounded
 
 TEXT_CHARS = 200_000
 HEADING_LINES = 3

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retention.cli import app
-from retention.command import CHOSEN_ROOT, answer, identifier, now, opened, table, tell, unread
+from retention.cli.command import CHOSEN_ROOT, answer, identifier, now, opened, table, tell, unread
 from retention.errors import MunimentError, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:

@@ -36,10 +36,11 @@ from ingest.run_folder import PATIENCE, Run, alive
 from ingest.run_folder import load as load_run
 from ingest.sources import LeftOut, SourceConfig, Why
 from ingest.spool import check_space, spool
-from retention import capture, descriptors, hold_flags, locks, policy, quarantine, runs
+from retention import capture, descriptors, locks, policy, quarantine, runs
 from retention.archive import Archive
 from retention.database import transaction
 from retention.errors import NotFound, Refused
+from retention.holds import flags
 from retention.model import Batch, Committed, Detained, Sighting, Turned, Unit, new_id
 
 Clock = Callable[[], datetime]
@@ -335,7 +336,7 @@ def finish(archive: Archive, run: Run, clock: Clock = utc_now, started: float | 
     """Account for the run, set the locks that policy requires and the flags of holds, delete the spool."""
     totals = runs.close(archive, run.run_id, run.discovered, run.deferred, clock())
     locks.drain(archive, clock())
-    hold_flags.drain(archive, clock())
+    flags.drain(archive, clock())
     shutil.rmtree(run.folder, ignore_errors=True)
     seconds = time.monotonic() - started if started is not None else 0.0
     return Ingested(
@@ -398,7 +399,7 @@ def release(archive: Archive, quarantine_id: UUID, clock: Clock = utc_now) -> UU
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     locks.drain(archive, clock())
-    hold_flags.drain(archive, clock())
+    flags.drain(archive, clock())
     return batch.admitted[0].deposits[0].record_id
 
 

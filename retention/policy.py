@@ -17,15 +17,16 @@ from functools import lru_cache
 from importlib import resources
 from uuid import UUID
 
-from retention import approvals, comparison, engine, ledger, schedule
+from retention import approvals, engine, ledger, schedule
 from retention.approvals import Kind, Proposal
 from retention.archive import Archive
-from retention.comparison import Advance
 from retention.database import Connection, transaction
 from retention.errors import NotFound, Refused
 from retention.ledger import Event
 from retention.model import new_id
 from retention.rules import Schedule
+from retention.schedule import comparison
+from retention.schedule.comparison import Advance
 
 _TOLD = 40  # of what a load advances, in the statement that is signed
 
@@ -42,7 +43,7 @@ class Version:
 
 def sample() -> str:
     """The text of the schedule that Muniment ships; every law in it needs local legal sign-off."""
-    return (resources.files("retention") / "schedules" / "sample.yaml").read_text("utf-8")
+    return (resources.files("retention.schedule") / "sample.yaml").read_text("utf-8")
 
 
 def load(archive: Archive, text: str, name: str, now: datetime) -> Version:

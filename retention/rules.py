@@ -327,7 +327,7 @@ class Match:
     text: tuple[str, ...] = ()  # phrases
     text_all: tuple[str, ...] = ()  # phrases, every one
     text_none: tuple[str, ...] = ()  # phrases, not one
-    regex: str | None = None  # bounded (retention.patterns)
+    regex: str | None = None  # bounded (retention.schedule.patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +345,7 @@ class AggregationSource:
 
     kind: str  # patient, contract
     field: str | None = None
-    path: str | None = None  # bounded (retention.patterns)
+    path: str | None = None  # bounded (retention.schedule.patterns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from zoneinfo import ZoneInfo
 
 from psycopg import sql
 
-from retention import comparison, eligibility, whatif_dates
+from retention import eligibility, whatif_dates
 from retention.database import Connection
 from retention.reports import charts
 from retention.rules import Schedule, Unit
+from retention.schedule import comparison
 
 APART = 20_000  # records that are looked at apart, at most
 

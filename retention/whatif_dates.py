@@ -22,7 +22,6 @@ from uuid import UUID
 
 from psycopg import sql
 
-from retention.comparison import Clock, clock
 from retention.database import Connection
 from retention.rules import (
     DATED,
@@ -35,6 +34,7 @@ from retention.rules import (
     Schedule,
     Trigger,
 )
+from retention.schedule.comparison import Clock, clock
 
 OPEN = date.max
 SLOTS = 3  # triggers of a class in the main branch; a class with more is taken rule by rule

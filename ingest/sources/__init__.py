@@ -30,8 +30,8 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ingest.model import Json, SourceFile
-from retention import yaml_lines
 from retention.errors import MunimentError, UsageError
+from retention.schedule import yaml_lines
 
 # Scheme of a source's URL -> module of this package.
 PROTOCOLS: Mapping[str, str] = {"file": "folder", "s3": "s3"}

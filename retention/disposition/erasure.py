@@ -19,11 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from uuid import UUID
 
-from retention import descriptors, hold_flags, ledger, policy
+from retention import descriptors, ledger, policy
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.disposition.plans import cut
 from retention.errors import MunimentError
+from retention.holds import flags
 from retention.ledger import Event
 from retention.model import Description, RecordState, new_id
 from retention.rules import Tombstone
@@ -203,7 +204,7 @@ def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Se
     conn.execute("DELETE FROM sightings WHERE subject_id = ANY(%(all)s)", asked)
     conn.execute("DELETE FROM findings WHERE subject_id = ANY(%(all)s)", asked)
     conn.execute("DELETE FROM object_locks WHERE subject_id = ANY(%(records)s)", asked)
-    hold_flags.forget(conn, everything)
+    flags.forget(conn, everything)
     conn.execute("DELETE FROM current_triggers WHERE subject_id = ANY(%(records)s)", asked)
     conn.execute("DELETE FROM contents WHERE record_id = ANY(%(records)s)", asked)
 

@@ -32,22 +32,8 @@ from uuid import UUID
 
 import psycopg
 
-from retention import (
-    acknowledgements,
-    bags,
-    catalog,
-    database,
-    eligibility,
-    engine,
-    holds,
-    ledger,
-    packages,
-    policy,
-    signatures,
-)
-from retention.acknowledgements import Acknowledgement
+from retention import catalog, database, eligibility, engine, holds, ledger, packages, policy, signatures
 from retention.archive import Archive, pseudonym
-from retention.bag_check import verify_bag
 from retention.database import Connection, transaction
 from retention.disposition import certificate, erasure
 from retention.disposition.plans import Plan, cut, digests, show
@@ -56,7 +42,9 @@ from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.locks import SHORT
 from retention.model import AgentKind, RecordState
-from retention.packages import Purpose
+from retention.packages import Purpose, acknowledgements, bags
+from retention.packages.acknowledgements import Acknowledgement
+from retention.packages.check import verify_bag
 from retention.rules import STRENGTH, Action, Schedule
 
 AHEAD = timedelta(days=1)  # how far a clock may run ahead of outside evidence

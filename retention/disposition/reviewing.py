@@ -37,9 +37,9 @@ from retention.disposition.plans import (
 )
 from retention.engine import RecordFacts
 from retention.errors import Damaged, Refused, UsageError
-from retention.hold_register import Mode
-from retention.hold_scopes import Scope
 from retention.holds import Matter
+from retention.holds.register import Mode
+from retention.holds.scopes import Scope
 from retention.ledger import Event
 from retention.quarantine import REASON
 from retention.rules import Period, Schedule, Worm

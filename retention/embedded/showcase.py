@@ -177,7 +177,7 @@ def _have_schedule(root: Path) -> None:
     """The sample schedule, in a workspace that has none in force."""
     if _muniment(root, "schedule", "show").returncode == 0:
         return
-    sample = Path(__file__).resolve().parents[1] / "schedules" / "sample.yaml"
+    sample = Path(__file__).resolve().parents[1] / "schedule" / "sample.yaml"
     done = _muniment(root, "schedule", "load", str(sample))
     if done.returncode:
         raise ServiceUnavailable(f"the sample schedule could not be loaded: {done.stderr.strip()}")

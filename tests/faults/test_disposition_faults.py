@@ -23,9 +23,9 @@ from retention.disposition import certificate, execution, plans, proposing, revi
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.effects import EFFECTS
 from retention.errors import MunimentError, ServiceUnavailable
-from retention.hold_register import Mode
-from retention.hold_scopes import Scope
 from retention.holds import Matter
+from retention.holds.register import Mode
+from retention.holds.scopes import Scope
 from tests.archive_builder import KEYS, Document, capture_all, enrol, load
 
 Clock = Callable[[], datetime]

@@ -15,13 +15,14 @@ from uuid import UUID
 
 import pytest
 
-from retention import hold_flags, hold_register, holds
+from retention import holds
 from retention.archive import Archive
 from retention.database import transaction
 from retention.errors import ServiceUnavailable
-from retention.hold_register import Mode
-from retention.hold_scopes import Scope
-from retention.holds import Matter, Placed
+from retention.holds import Matter, Placed, register
+from retention.holds import flags as hold_flags
+from retention.holds.register import Mode
+from retention.holds.scopes import Scope
 from retention.vault.base import Lock, Stored, Vault
 from tests.deposits import Doc, deposit
 
@@ -82,10 +83,10 @@ PLACING = [
     "retention.descriptors.describe",
     "retention.holds._take_in",
     "retention.holds._take_in_quarantined",
-    "retention.hold_flags.want",
+    "retention.holds.flags.want",
     "retention.ledger.append",
 ]
-RELEASING = ["retention.hold_flags.want", "retention.ledger.append"]
+RELEASING = ["retention.holds.flags.want", "retention.ledger.append"]
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -104,7 +105,7 @@ def test_placing_and_releasing_broken_at_any_write(
         assert place(archive, step) == replace(placed, new=False, added=0)
         assert rows(archive) == after
     with transaction(archive.connections) as conn:
-        standing = hold_register.listed(conn)
+        standing = register.listed(conn)
     assert len(standing) == len(PLACING)
     for step in RELEASING:
         before = rows(archive)
@@ -188,7 +189,7 @@ def test_a_put_of_the_sealed_line_that_breaks(archive: Archive, persisted: bool)
     assert rows(archive) == before
     placed = place(archive, "one")
     assert placed.members == 1
-    assert hold_register.show(archive, placed.hold_id)["matter"] == "one"
+    assert register.show(archive, placed.hold_id)["matter"] == "one"
 
 
 @pytest.mark.parametrize("persisted", [False, True])

@@ -40,7 +40,7 @@ def run(
     settings: Settings, archive: Archive, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """The command line on this test's archive: exit code, standard output, standard error."""
-    monkeypatch.setattr("retention.command.settings", lambda _: settings)
+    monkeypatch.setattr("retention.cli.command.settings", lambda _: settings)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = app([str(one) for one in arguments], standalone_mode=False)
@@ -166,6 +166,6 @@ def test_the_register(run: Run, plan: Path, tmp_path: Path) -> None:
 def test_the_schema_that_is_printed_is_the_one_that_is_shipped(run: Run) -> None:
     code, out, _ = run("schedule", "schema")
     assert code == 0
-    assert out == SAMPLE.with_name("schedule.schema.json").read_text("utf-8"), (
-        "run `muniment schedule schema > retention/schedules/schedule.schema.json` and commit it"
+    assert out == SAMPLE.with_name("schema.json").read_text("utf-8"), (
+        "run `muniment schedule schema > retention/schedule/schema.json` and commit it"
     )

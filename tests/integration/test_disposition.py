@@ -14,18 +14,19 @@ import pytest
 
 from ingest import pipeline, sources
 from ingest.extraction.workers import Workers
-from retention import approvals, bags, catalog, descriptors, holds, ledger, policy, signatures
+from retention import approvals, catalog, descriptors, holds, ledger, policy, signatures
 from retention.approvals import Kind
 from retention.archive import Archive, load_key
-from retention.bag_check import verify_bag
 from retention.database import transaction
 from retention.disposition import certificate, execution, plans, proposing, reviewing
 from retention.disposition.execution import Executed
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.errors import Damaged, NotFound, Refused, UsageError
-from retention.hold_register import Mode
-from retention.hold_scopes import Scope
 from retention.holds import Matter
+from retention.holds.register import Mode
+from retention.holds.scopes import Scope
+from retention.packages import bags
+from retention.packages.check import verify_bag
 from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
 
 Clock = Callable[[], datetime]

@@ -51,7 +51,7 @@ def run(
     settings: Settings, archive: Archive, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """The command line on this test's archive: what it answers as JSON."""
-    monkeypatch.setattr("retention.command.settings", lambda _: settings)
+    monkeypatch.setattr("retention.cli.command.settings", lambda _: settings)
 
     def run(*arguments: object) -> Any:
         app(["--json", *(str(one) for one in arguments)], standalone_mode=False)

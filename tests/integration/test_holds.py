@@ -15,28 +15,16 @@ from uuid import UUID, uuid4
 import pytest
 
 from ingest.model import CODES
-from retention import (
-    approvals,
-    capture,
-    catalog,
-    descriptors,
-    hold_flags,
-    hold_production,
-    hold_register,
-    holds,
-    ledger,
-    policy,
-    reports,
-)
+from retention import approvals, capture, catalog, descriptors, holds, ledger, policy, reports
 from retention.archive import Archive, open_archive
-from retention.bag_check import verify_bag
 from retention.config import Settings
 from retention.database import Connection, transaction
 from retention.errors import NotFound, Refused, UsageError
-from retention.hold_register import Mode
-from retention.hold_scopes import AUTHOR_UNREAD, UNREAD, Scope, from_json, to_json
-from retention.holds import Matter, Placed
+from retention.holds import Matter, Placed, flags, production, register
+from retention.holds.register import Mode
+from retention.holds.scopes import AUTHOR_UNREAD, UNREAD, Scope, from_json, to_json
 from retention.model import RecordState
+from retention.packages.check import verify_bag
 from retention.reports import Status
 from tests.deposits import Doc, batch, deposit, described, detain, file_under
 
@@ -53,7 +41,7 @@ def place(archive: Archive, mode: Mode = Mode.STATIC, matter: Matter = MATTER, *
 
 def members(archive: Archive, hold_id: UUID) -> set[UUID]:
     with transaction(archive.connections) as conn:
-        return set(hold_register.members(conn, hold_id))
+        return set(register.members(conn, hold_id))
 
 
 def execute(archive: Archive, query: Any, *params: Any) -> list[tuple[Any, ...]]:
@@ -204,7 +192,7 @@ def test_a_family_is_held_whole(archive: Archive) -> None:
 def test_what_a_person_wrote_is_in_the_sealed_line_and_nowhere_else(archive: Archive) -> None:
     deposit(archive, Doc("secret words", author="Ruth Levi"))
     placed = place(archive, text="secret", custodians=("Ruth",))
-    shown = hold_register.show(archive, placed.hold_id)
+    shown = register.show(archive, placed.hold_id)
     assert (shown["matter"], shown["authority"]) == (MATTER.name, MATTER.authority)
     assert shown["scope"] == {"custodians": ["Ruth"], "text": "secret"}
     assert shown["placed_by"] == "Ruth Levi"
@@ -239,11 +227,11 @@ def test_descriptions_of_holds_are_rebuilt(archive: Archive) -> None:
     place(archive, records=(record,))
     execute(archive, "TRUNCATE descriptions, descriptions_complete")
     with transaction(archive.connections) as conn:
-        assert [hold.matter for hold in hold_register.listed(conn)] == [None]
+        assert [hold.matter for hold in register.listed(conn)] == [None]
         assert descriptors.missing(conn) == 2
     assert descriptors.rebuild(archive).subjects == 2
     with transaction(archive.connections) as conn:
-        assert [hold.matter for hold in hold_register.listed(conn)] == [MATTER.name]
+        assert [hold.matter for hold in register.listed(conn)] == [MATTER.name]
         assert descriptors.missing(conn) == 0
 
 
@@ -270,12 +258,12 @@ def test_placing_again_adds_what_matches_since_and_changes_nothing_else(archive:
 def test_several_holds_freeze_until_the_last_is_released(archive: Archive) -> None:
     one, two = deposit(archive, Doc("one"), Doc("two"))
     first, second = place(archive, records=(one, two)), place(archive, records=(one,))
-    assert hold_flags.drain(archive, utc()).set == 2
+    assert flags.drain(archive, utc()).set == 2
     with pytest.raises(Refused, match="needs two people"):
         holds.release(archive, first.hold_id, utc())
     released = holds.release(archive, first.hold_id, utc(), approved=True)
     assert (released.released, released.still_held) == (2, 1)
-    assert hold_flags.drain(archive, utc()).set == 1
+    assert flags.drain(archive, utc()).set == 1
     assert (flagged(archive, one), flagged(archive, two)) == (True, False)
     with transaction(archive.connections) as conn:
         assert catalog.facts(conn, one).holds == (str(second.hold_id),)
@@ -286,7 +274,7 @@ def test_several_holds_freeze_until_the_last_is_released(archive: Archive) -> No
     with pytest.raises(NotFound, match="no hold"):
         holds.release(archive, uuid4(), utc(), approved=True)
     holds.release(archive, second.hold_id, utc(), approved=True)
-    assert hold_flags.drain(archive, utc()).set == 1
+    assert flags.drain(archive, utc()).set == 1
     assert not flagged(archive, one)
 
 
@@ -324,7 +312,7 @@ def test_a_review_moves_the_day_and_says_so(archive: Archive) -> None:
     placed = place(archive, records=(one,))
     for _ in range(2):
         holds.review(archive, placed.hold_id, date(2098, 1, 1), utc())
-    shown = hold_register.show(archive, placed.hold_id)
+    shown = register.show(archive, placed.hold_id)
     assert shown["review_on"] == date(2098, 1, 1)
     assert [event["detail"].get("was") for event in shown["events"]] == [None, "2099-01-01"]
     with pytest.raises(UsageError):
@@ -348,7 +336,7 @@ def test_a_dynamic_hold_takes_in_what_arrives_and_a_static_one_does_not(archive:
     with transaction(archive.connections) as conn:
         event = catalog.history(conn, archive, child)[-1]
         assert event["detail"] == {"hold": str(dynamic.hold_id), "arrived": 3}
-    hold_flags.drain(archive, utc())
+    flags.drain(archive, utc())
     assert flagged(archive, child)
     holds.release(archive, dynamic.hold_id, utc(), approved=True)
     (late,) = deposit(archive, Doc("embezzlement, too late"))
@@ -379,7 +367,7 @@ def test_holds_reach_quarantine_and_judge_what_is_released_from_it(archive: Arch
     assert (placed.members, placed.quarantined, placed.unsearchable) == (0, 1, 0)
     named = place(archive, records=(locked,))
     assert named.quarantined == 1
-    hold_flags.drain(archive, utc())
+    flags.drain(archive, utc())
     ((version,),) = execute(archive, "SELECT version FROM quarantine WHERE quarantine_id = %s", locked)
     assert archive.vault.stat(f"quarantine/{locked}", version).hold
     made, (record,) = batch(archive, (Doc("opened: embezzlement"),), "inbox", utc())
@@ -390,7 +378,7 @@ def test_holds_reach_quarantine_and_judge_what_is_released_from_it(archive: Arch
     assert execute(archive, "SELECT FROM hold_members WHERE record_id = %s", free) == []
     for hold in (placed, named):
         holds.release(archive, hold.hold_id, utc(), approved=True)
-    hold_flags.drain(archive, utc())
+    flags.drain(archive, utc())
     assert not archive.vault.stat(f"quarantine/{locked}", version).hold
 
 
@@ -460,7 +448,7 @@ def test_a_hold_waits_for_a_capture_under_way_and_sees_its_records(
 def test_a_capture_waits_for_a_hold_under_way_and_obeys_it(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     deposit(archive, Doc("one"))
     taken = threading.Event()
-    original = hold_flags.want
+    original = flags.want
 
     def slow(*args: Any) -> None:
         original(*args)
@@ -468,7 +456,7 @@ def test_a_capture_waits_for_a_hold_under_way_and_obeys_it(archive: Archive, mon
             taken.set()
             until_waiting(archive)
 
-    monkeypatch.setattr(hold_flags, "want", slow)
+    monkeypatch.setattr(flags, "want", slow)
     made, (record,) = batch(archive, (Doc("two"),), "inbox", utc())
     with in_thread(lambda: place(archive, Mode.DYNAMIC, classes=("FIN",))):
         assert taken.wait(10)
@@ -533,39 +521,39 @@ def test_a_release_waits_for_what_arrives_and_leaves_nothing_frozen(
 def test_drift_is_found_and_mended(archive: Archive) -> None:
     one, two, three = deposit(archive, Doc("one"), Doc("two"), Doc("three"))
     place(archive, records=(one,))
-    assert [(d.subject_id, d.queued) for d in hold_flags.drift(archive)] == [(one, True)]
-    hold_flags.drain(archive, utc())
-    assert [*hold_flags.drift(archive)] == []
+    assert [(d.subject_id, d.queued) for d in flags.drift(archive)] == [(one, True)]
+    flags.drain(archive, utc())
+    assert [*flags.drift(archive)] == []
     for record, on in ((one, False), (two, True)):
         ((digest, version),) = execute(
             archive, "SELECT sealed_sha256, version FROM contents WHERE record_id = %s", record
         )
         archive.vault.hold(f"records/{record}/{digest.hex()}", version, on)
     execute(archive, "UPDATE contents SET sealed_sha256 = sha256('') WHERE record_id = %s", three)
-    found = {drift.subject_id: drift for drift in hold_flags.drift(archive)}
+    found = {drift.subject_id: drift for drift in flags.drift(archive)}
     assert {key: (d.wanted, d.found, d.queued) for key, d in found.items()} == {
         one: (True, False, False),
         two: (False, True, False),
         three: (False, None, False),
     }
-    assert {d.subject_id for seed in range(40) for d in hold_flags.drift(archive, 30.0, seed)} == set(found)
-    assert {d.subject_id for d in hold_flags.drift(archive, 0.0)} == set()
-    hold_flags.mend(archive, [*found.values()], utc())
-    assert hold_flags.drain(archive, utc()).set == 2
+    assert {d.subject_id for seed in range(40) for d in flags.drift(archive, 30.0, seed)} == set(found)
+    assert {d.subject_id for d in flags.drift(archive, 0.0)} == set()
+    flags.mend(archive, [*found.values()], utc())
+    assert flags.drain(archive, utc()).set == 2
     assert (flagged(archive, one), flagged(archive, two)) == (True, False)
-    assert [d.subject_id for d in hold_flags.drift(archive)] == [three]
+    assert [d.subject_id for d in flags.drift(archive)] == [three]
 
 
 def test_flags_of_what_was_destroyed_leave_the_queue(archive: Archive) -> None:
     one, two = deposit(archive, Doc("one"), Doc("two"))
     placed = place(archive, records=(one, two))
-    hold_flags.drain(archive, utc())
+    flags.drain(archive, utc())
     holds.release(archive, placed.hold_id, utc(), approved=True)
     execute(archive, "DELETE FROM contents WHERE record_id = %s", one)
-    drained = hold_flags.drain(archive, utc())
+    drained = flags.drain(archive, utc())
     assert (drained.set, drained.failed, drained.waiting) == (1, 0, 0)
     place(archive, records=(one,))  # held, and its content in no list: a defect that stays in sight
-    drained = hold_flags.drain(archive, utc())
+    drained = flags.drain(archive, utc())
     assert (drained.failed, drained.waiting) == (1, 1)
     assert "Restore the catalog" in (drained.problem or "")
 
@@ -574,22 +562,22 @@ def test_a_folder_keeps_flags_too(settings: Settings, tmp_path: Path) -> None:
     with open_archive(replace(settings, vault_url=f"file://{tmp_path}/vault"), utc()) as archive:
         (record,) = deposit(archive, Doc("one"))
         placed = place(archive, records=(record,))
-        assert hold_flags.drain(archive, utc()).set == 1
+        assert flags.drain(archive, utc()).set == 1
         assert flagged(archive, record)
         with pytest.raises(Refused, match="legal hold"):
             ((digest,),) = execute(archive, "SELECT sealed_sha256 FROM contents")
             archive.vault.erase(f"records/{record}/{digest.hex()}")
         holds.release(archive, placed.hold_id, utc(), approved=True)
-        hold_flags.drain(archive, utc())
+        flags.drain(archive, utc())
         assert not flagged(archive, record)
 
 
 def test_a_pass_may_be_short(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     place(archive, records=tuple(deposit(archive, *(Doc(str(n)) for n in range(5)))))
-    monkeypatch.setattr(hold_flags, "_AT_ONCE", 2)
-    drained = hold_flags.drain(archive, utc(), at_most=3)
+    monkeypatch.setattr(flags, "_AT_ONCE", 2)
+    drained = flags.drain(archive, utc(), at_most=3)
     assert (drained.set, drained.waiting) == (4, 1)
-    assert hold_flags.drain(archive, utc()).waiting == 0
+    assert flags.drain(archive, utc()).waiting == 0
 
 
 # ---------------------------------------------------------------- the report, and what is handed out
@@ -615,7 +603,7 @@ def test_the_report_shows_holds_and_what_is_owed(archive: Archive) -> None:
     found = status(utc())
     assert (found["holds"], found["hold-flags"]) == (Status.GREEN, Status.AMBER)
     assert status(utc() + timedelta(hours=25))["hold-flags"] is Status.RED
-    hold_flags.drain(archive, utc())
+    flags.drain(archive, utc())
     found = status(datetime(2098, 1, 2, tzinfo=UTC))
     assert (found["holds"], found["hold-flags"]) == (Status.RED, Status.GREEN)
 
@@ -624,7 +612,7 @@ def test_what_is_held_is_produced_with_its_audit_trail_once(archive: Archive, tm
     one, two = deposit(archive, Doc("one", title="letter"), Doc("two"))
     placed = place(archive, records=(one, two))
     for _ in range(2):
-        bag = hold_production.produce(archive, placed.hold_id, tmp_path / "bag", utc)
+        bag = production.produce(archive, placed.hold_id, tmp_path / "bag", utc)
     assert set(bag.records) == {one, two}
     assert bag.findings == ()
     assert verify_bag(tmp_path / "bag", 2) == ()
@@ -633,7 +621,7 @@ def test_what_is_held_is_produced_with_its_audit_trail_once(archive: Archive, tm
         assert [e["type"] for e in catalog.history(conn, archive, placed.hold_id)] == ["poa", "exp"]
     holds.release(archive, placed.hold_id, utc(), approved=True)
     with pytest.raises(Refused, match="has no records"):
-        hold_production.produce(archive, placed.hold_id, tmp_path / "other", utc)
+        production.produce(archive, placed.hold_id, tmp_path / "other", utc)
 
 
 def test_no_record_under_a_hold_is_due(archive: Archive) -> None:

@@ -22,16 +22,16 @@ from lxml import etree
 
 from ingest import pipeline, sources
 from ingest.extraction.workers import Workers
-from retention import ledger, merkle, policy, premis, runs
-from retention.acknowledgements import read_acknowledgement
+from retention import ledger, merkle, policy, runs
 from retention.archive import Archive, load_key
-from retention.bag_check import verify_bag
-from retention.bags import Bag, read_bag
 from retention.capture import capture
 from retention.database import transaction
 from retention.errors import Refused, ServiceUnavailable, UsageError
 from retention.model import Batch, Deposit, Description, Sighting, Unit, new_id
-from retention.packages import Purpose, handed_out, write_bag
+from retention.packages import Purpose, handed_out, premis, write_bag
+from retention.packages.acknowledgements import read_acknowledgement
+from retention.packages.bags import Bag, read_bag
+from retention.packages.check import verify_bag
 from retention.vault.base import Vault
 
 Clock = Callable[[], datetime]

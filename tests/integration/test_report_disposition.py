@@ -15,9 +15,9 @@ from retention.archive import Archive
 from retention.database import transaction
 from retention.disposition import execution, proposing, reviewing
 from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.hold_register import Mode
-from retention.hold_scopes import Scope
 from retention.holds import Matter
+from retention.holds.register import Mode
+from retention.holds.scopes import Scope
 from retention.reports import ComplianceReport, Status
 from retention.reports.ceilings import CODES
 from retention.reports.model import Disposition, Figure

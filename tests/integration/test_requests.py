@@ -13,39 +13,25 @@ from uuid import UUID
 
 import pytest
 
-from retention import (
-    approvals,
-    catalog,
-    disclosures,
-    hold_flags,
-    hold_production,
-    holds,
-    packages,
-    policy,
-    request_answers,
-    request_register,
-    request_subjects,
-    requests,
-    signatures,
-    tombstones,
-)
+from retention import approvals, catalog, holds, packages, policy, requests, signatures
 from retention.approvals import Kind as Proposed
 from retention.archive import Archive, open_archive
-from retention.bags import read_bag
 from retention.config import Settings
 from retention.database import transaction
-from retention.disposition import execution, proposing, reviewing
+from retention.disposition import execution, proposing, reviewing, tombstones
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.errors import NotFound, Refused, UsageError
-from retention.hold_register import Mode
-from retention.hold_scopes import Scope
-from retention.holds import Matter
+from retention.holds import Matter, flags, production
+from retention.holds.register import Mode
+from retention.holds.scopes import Scope
 from retention.packages import Purpose
+from retention.packages.bags import read_bag
 from retention.reports import compilation
 from retention.reports.model import Status
-from retention.request_answers import Given
-from retention.request_register import Asked, Extension, Ground
-from retention.request_subjects import Finds, Subject
+from retention.requests import answers, disclosures, register, subjects
+from retention.requests.answers import Given
+from retention.requests.register import Asked, Extension, Ground
+from retention.requests.subjects import Finds, Subject
 from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
 from tests.deposits import Doc, deposit, file_under
 
@@ -144,7 +130,7 @@ def test_a_request_that_died_after_its_plan_goes_on_with_it(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(request_answers, "give", dies)
+        patch.setattr(answers, "give", dies)
         requests.erase(ready, PATIENT, clock())
     assert said(requests.erase(ready, PATIENT, clock())) == {record: ("proposed", "destroy")}
     assert len(rows(ready, "SELECT FROM plans")) == len(rows(ready, "SELECT FROM requests")) == 1
@@ -180,19 +166,19 @@ def test_from_the_request_to_the_tombstone(ready: Archive, clock: Clock, tmp_pat
     answered = requests.erase(ready, PATIENT, clock())
     (plan_id,) = {one.plan_id for one in answered.answers if one.plan_id}
     with pytest.raises(Refused, match="1 records are not done yet"):
-        request_register.close(ready, answered.request.id, clock())
+        register.close(ready, answered.request.id, clock())
     approve(ready, plan_id, clock)
     done = execution.execute(ready, plan_id, clock)
     assert done.outcomes == {"destroyed": 1}
     after = requests.erase(ready, PATIENT, clock())
     assert said(after) == {due: ("erased", "disposition"), young: ("refused", "floor")}
-    closed = request_register.close(ready, answered.request.id, clock())
+    closed = register.close(ready, answered.request.id, clock())
     assert closed.answered_at is not None
-    assert request_register.close(ready, closed.id, clock()) == closed
+    assert register.close(ready, closed.id, clock()) == closed
     new = requests.erase(ready, PATIENT, clock())
     assert new.new and said(new) == {young: ("refused", "floor")}
     with transaction(ready.connections) as conn:
-        aggregation = request_subjects.identity(ready.safe, PATIENT.subject)
+        aggregation = subjects.identity(ready.safe, PATIENT.subject)
         of_file = tombstones.of_content(conn, content)
         of_patient = tombstones.of_subject(conn, aggregation)
         assert of_file.tombstones == of_patient.tombstones == tombstones.of_subject(conn, due).tombstones
@@ -248,9 +234,9 @@ def test_the_accounting_outlives_the_records(ready: Archive, clock: Clock, tmp_p
     enrol(ready, clock)
     (record,) = put(ready, clock, Doc("a letter", "HANDED"))
     hold_id = hold(ready, clock, record)
-    hold_production.produce(ready, hold_id, tmp_path / "produced", clock)
+    production.produce(ready, hold_id, tmp_path / "produced", clock)
     holds.release(ready, hold_id, clock(), approved=True)
-    hold_flags.drain(ready, clock())
+    flags.drain(ready, clock())
     plan_id = proposing.propose(ready, clock()).plan
     assert plan_id is not None
     approve(ready, plan_id, clock)
@@ -262,9 +248,9 @@ def test_the_accounting_outlives_the_records(ready: Archive, clock: Clock, tmp_p
     receipt.write_text(json.dumps(said | {"receiver": "State Archives", "accepted": [str(record)]}))
     execution.acknowledge(ready, plan_id, receipt, clock())
     assert execution.execute(ready, plan_id, clock).outcomes == {"transferred": 1}
-    aggregation = request_subjects.identity(ready.safe, PATIENT.subject)
+    aggregation = subjects.identity(ready.safe, PATIENT.subject)
     with transaction(ready.connections) as conn:
-        assert request_subjects.ever(conn, aggregation) == [record]
+        assert subjects.ever(conn, aggregation) == [record]
         found = disclosures.accounting(conn, ready, [aggregation, record], disclosures.since(date(2026, 11, 22)))
         assert disclosures.accounting(conn, ready, [aggregation, record], date(2027, 1, 1)) == []
     assert [(one.event, one.purpose, one.recipient) for one in found] == [
@@ -315,9 +301,9 @@ def test_what_is_restricted_is_stored_and_nothing_else(ready: Archive, clock: Cl
     assert (left_out.plan, left_out.restricted) == (None, 2)
     erase = requests.erase(ready, PATIENT, clock())
     assert said(erase)[theirs] == ("waiting", "restricted")
-    lifted, freed = request_register.lift(ready, answered.request.id, clock())
+    lifted, freed = register.lift(ready, answered.request.id, clock())
     assert freed == 2 and lifted.lifted_at is not None and lifted.answered_at is not None
-    assert request_register.lift(ready, lifted.id, clock())[1] == 0
+    assert register.lift(ready, lifted.id, clock())[1] == 0
     with transaction(ready.connections) as conn:
         assert {hit.record_id for hit in catalog.find(conn, "almonds")} == {theirs, transferred}
     assert catalog.show(ready, theirs)["title"] == "harvest"
@@ -330,11 +316,11 @@ def test_a_record_is_free_when_no_request_restricts_it(ready: Archive, clock: Cl
     author = Asked(Subject("Noa Bar", Finds.AUTHOR), ground=Ground.OBJECTION)
     second = requests.restrict(ready, author, clock())
     for request_id, left in ((first.request.id, 1), (second.request.id, 0)):
-        request_register.lift(ready, request_id, clock())
+        register.lift(ready, request_id, clock())
         with transaction(ready.connections) as conn:
             assert len(catalog.restricted(conn, [record])) == left
     with pytest.raises(Refused, match="asks to erase"):
-        request_register.lift(ready, requests.erase(ready, PATIENT, clock()).request.id, clock())
+        register.lift(ready, requests.erase(ready, PATIENT, clock()).request.id, clock())
     with pytest.raises(UsageError, match="--ground"):
         requests.restrict(ready, PATIENT, clock())
 
@@ -358,7 +344,7 @@ def test_an_author_is_sure_only_where_the_whole_name_is(ready: Archive, clock: C
             ("דנה כהן", {hebrew}, set[str]()),
             ("Nobody", set[str](), set[str]()),
         ):
-            found = request_subjects.find(conn, ready.safe, request_subjects.subject(asked, Finds.AUTHOR))
+            found = subjects.find(conn, ready.safe, subjects.subject(asked, Finds.AUTHOR))
             assert set(found.sure) == {of[one] for one in sure for of in (own, annex)}, asked
             assert set(found.hits) == {own[one] for one in hits}, asked
 
@@ -372,11 +358,11 @@ def test_words_prove_nothing_until_somebody_looked(ready: Archive, clock: Clock)
         Doc("", "SHORT", codes=("SCANNED",)),
         of=None,
     )
-    asked = Asked(request_subjects.subject("noa bar", Finds.TEXT))
+    asked = Asked(subjects.subject("noa bar", Finds.TEXT))
     answered = requests.erase(ready, asked, clock())
     assert said(answered) == {one: ("check", "hit"), two: ("check", "hit")} and answered.unsearched == 1
     with pytest.raises(Refused, match="2 hits are to be checked"):
-        request_register.close(ready, answered.request.id, clock())
+        register.close(ready, answered.request.id, clock())
     with pytest.raises(UsageError, match="found none"):
         requests.check(ready, answered.request.id, [scan], [], clock())
     checked = requests.check(ready, answered.request.id, [one], [two], clock())
@@ -395,15 +381,15 @@ def test_an_answer_is_due_in_a_month_and_once_in_three(ready: Archive, clock: Cl
         requests.erase(ready, replace(PATIENT, received=date(2026, 11, 23)), clock())
     request = requests.erase(ready, replace(PATIENT, received=date(2026, 10, 31)), clock()).request
     assert request.due_on == date(2026, 11, 30)
-    extended = request_register.extend(ready, request.id, Extension.COMPLEXITY, clock())
+    extended = register.extend(ready, request.id, Extension.COMPLEXITY, clock())
     assert extended.due_on == date(2027, 1, 31)
     with pytest.raises(Refused, match="once"):
-        request_register.extend(ready, request.id, Extension.NUMBER, clock())
+        register.extend(ready, request.id, Extension.NUMBER, clock())
     late = requests.restrict(
         ready, replace(PATIENT, received=date(2026, 10, 21), ground=Ground.CLAIMS), clock()
     ).request
     with pytest.raises(Refused, match="its month ended 2026-11-21"):
-        request_register.extend(ready, late.id, Extension.NUMBER, clock())
+        register.extend(ready, late.id, Extension.NUMBER, clock())
 
 
 def test_an_overdue_answer_is_red(ready: Archive, clock: Clock) -> None:
@@ -420,7 +406,7 @@ def test_an_overdue_answer_is_red(ready: Archive, clock: Clock) -> None:
         ready, replace(PATIENT, received=date(2026, 10, 21), ground=Ground.CLAIMS), clock()
     ).request
     assert status() is Status.RED
-    request_register.close(ready, late.id, clock())
+    register.close(ready, late.id, clock())
     assert status() is Status.AMBER
 
 
@@ -440,7 +426,7 @@ def test_who_asked_and_about_whom_is_sealed(ready: Archive, clock: Clock, tmp_pa
     ]
     assert not any(name in str(row) for row in control for name in ("123:", "patient:123", "Noa", "Gold"))
     with transaction(ready.connections) as conn:
-        assert request_register.said(ready, conn, request.id) == (Subject("patient:123"), "Noa Bar")
+        assert register.said(ready, conn, request.id) == (Subject("patient:123"), "Noa Bar")
 
 
 def test_those_who_have_the_data_are_named(ready: Archive, clock: Clock, tmp_path: Path) -> None:
@@ -450,7 +436,7 @@ def test_those_who_have_the_data_are_named(ready: Archive, clock: Clock, tmp_pat
     policy.load(ready, text, "test.yaml", clock())
     (record,) = put(ready, clock, Doc("x", "LONG"))
     hold_id = hold(ready, clock, record)
-    hold_production.produce(ready, hold_id, tmp_path / "produced", clock)
+    production.produce(ready, hold_id, tmp_path / "produced", clock)
     told = requests.erase(ready, PATIENT, clock()).recipients
     assert told.of_classes == ("Health fund",)
     assert told.disclosed_to == (f"under hold {hold_id}: Levi v. Acme, court order",)
@@ -464,5 +450,5 @@ def test_rule_ten_restricts_until_the_hold_ends(ready: Archive, clock: Clock) ->
     after = requests.erase(ready, PATIENT, clock())
     assert said(after) == {record: ("proposed", "destroy")}  # its own restriction is no obstacle
     with transaction(ready.connections) as conn:
-        assert request_answers.restricted(conn, request.id) == {record}
+        assert answers.restricted(conn, request.id) == {record}
     assert {one.given for one in after.answers} == {Given.PROPOSED}

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retention import engine
-from retention.comparison import FIRST, LAST, Lowering, advances, lowered, redated
 from retention.engine import RecordFacts, decide
 from retention.rules import (
     Action,
@@ -23,6 +22,7 @@ from retention.rules import (
     Schedule,
     Trigger,
 )
+from retention.schedule.comparison import FIRST, LAST, Lowering, advances, lowered, redated
 from tests.property import strategies
 
 TODAY = date(2026, 1, 1)

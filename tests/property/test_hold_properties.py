@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from retention import descriptors, holds
 from retention.database import Connection
 from retention.embedded import Services
-from retention.hold_scopes import Named, Scope, predicate
+from retention.holds.scopes import Named, Scope, predicate
 from tests.deposits import Doc, described
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ingest import cli
-from retention.command import CHOSEN_ROOT
+from retention.cli.command import CHOSEN_ROOT
 from retention.config import Settings
 from retention.embedded import Services
 
@@ -99,12 +99,12 @@ def test_names_that_are_not_utf8_are_printed(workspace: str, tmp_path: Path) -> 
 
 def test_find_takes_any_bytes(settings: Settings, services: Services) -> None:
     script = f"""
-        import retention.command
+        import retention.cli.command
         from pathlib import Path
         from retention.config import Settings
         found = Settings(Path({str(settings.root)!r}), {settings.database_url!r}, {settings.vault_url!r},
                          {settings.vault_access_key!r}, {settings.vault_secret_key!r})
-        retention.command.settings = lambda _: found
+        retention.cli.command.settings = lambda _: found
     """
     for arguments in ([b"\xff"], ["--class", b"\xff", "almonds"], ["\u05e9"]):
         done = muniment("--json", "find", *arguments, script=script)

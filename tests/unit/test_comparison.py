@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from retention import rules
-from retention.comparison import advances, changes, lowered, redated
 from retention.rules import Action, Authority, Combine, Condition, Period, RecordClass, Rule, Schedule, Trigger, Unit
 from retention.schedule import SAMPLE, load
+from retention.schedule.comparison import advances, changes, lowered, redated
 
 TODAY = date(2026, 11, 22)
 R = Rule("r", Trigger("received"), Period(72), Action.DESTROY, Authority("17a-4"))

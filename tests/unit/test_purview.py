@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retention import purview
 from retention.engine import retain_until
 from retention.errors import UsageError
-from retention.purview import COLUMNS, LONGEST, UNLIMITED, export, schedule_of
 from retention.rules import Action, Authority, LaterRecords, Period, RecordClass, Rule, Schedule, Stage, Trigger, Worm
-from retention.schedule import SAMPLE, load
+from retention.schedule import SAMPLE, load, purview
+from retention.schedule.purview import COLUMNS, LONGEST, UNLIMITED, export, schedule_of
 
 R = Rule("A-label", Trigger("received"), Period(days=90), Action.DESTROY, Authority("L", "US"), verified=True)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from retention import register
 from retention.rules import PersonalData
-from retention.schedule import SAMPLE, load
-from retention.spreadsheet import as_csv
+from retention.schedule import SAMPLE, load, register
+from retention.schedule.spreadsheet import as_csv
 
 TEXT = """version: 1
 title: "A | B"

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from retention import rules, yaml_lines
+from retention import rules
 from retention.errors import UsageError
-from retention.patterns import bounded
 from retention.rules import Action, Combine, Occurrence, Period, Trigger, Unit, Worm
-from retention.schedule import SAMPLE, ScheduleError, check, load
-from retention.schedule_file import ClassFile, HeaderFile, RuleFile, json_schema
+from retention.schedule import SAMPLE, ScheduleError, check, load, yaml_lines
+from retention.schedule.file import ClassFile, HeaderFile, RuleFile, json_schema
+from retention.schedule.patterns import bounded
 
 jsonschema: Any = import_module("jsonschema")  # it carries no types
 
@@ -361,8 +361,8 @@ def test_the_sample_schedule_is_complete() -> None:
 
 
 def test_the_published_json_schema_is_the_one_of_the_code_and_takes_the_sample() -> None:
-    published = json.loads(SAMPLE.with_name("schedule.schema.json").read_text("utf-8"))
-    assert published == json_schema(), "run `muniment schedule schema` and commit schedule.schema.json"
+    published = json.loads(SAMPLE.with_name("schema.json").read_text("utf-8"))
+    assert published == json_schema(), "run `muniment schedule schema` and commit retention/schedule/schema.json"
     jsonschema.Draft202012Validator.check_schema(published)
     plain: Any = yaml_lines.read(SAMPLE.read_text("utf-8")).data  # as the schedule is read
     jsonschema.validate(plain, published)

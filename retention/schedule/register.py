@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from retention.comparison import terms
 from retention.rules import Combine, RecordClass, Schedule
+from retention.schedule.comparison import terms
 
 COLUMNS = (
     *("class_id", "title", "purpose", "subjects", "categories", "recipients", "time_limit", "ceiling"),

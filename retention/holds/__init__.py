@@ -1,7 +1,7 @@
 """Holds: what must not be destroyed whatever its schedule says, for as long as a matter lasts.
 
 Rules of this module:
-- A hold is in force when its row commits. The vault's flag follows from a queue (retention.hold_flags). (Where a
+- A hold is in force when its row commits. The vault's flag follows from a queue (retention.holds.flags). (Where a
   second vault is configured, the hold's event is written through to it before `place` returns: the seam is the
   end of `place`.)
 - Invariant 5, whatever the order of hold, plan and approval: who captures records or marks them as destroying
@@ -28,13 +28,14 @@ from uuid import UUID
 
 from psycopg import sql
 
-from retention import approvals, descriptors, hold_flags, hold_register, ledger
+from retention import approvals, descriptors, ledger
 from retention.approvals import Kind, Proposal
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.errors import Refused, UsageError
-from retention.hold_register import Mode
-from retention.hold_scopes import (
+from retention.holds import flags, register
+from retention.holds.register import Mode
+from retention.holds.scopes import (
     Predicate,
     Scope,
     check,
@@ -135,7 +136,7 @@ def place(archive: Archive, scope: Scope, mode: Mode, matter: Matter, now: datet
             descriptors.describe(conn, [(hold_id, 1, "hold", described)])
         taken = _take_in(conn, hold_id, predicate(scope, named), now)
         apart = _take_in_quarantined(conn, hold_id, quarantined(scope, named), now)
-        hold_flags.want(conn, None, hold_id, now)
+        flags.want(conn, None, hold_id, now)
         members, size, digest = _standing(conn, hold_id)
         if new or taken.added or apart:
             detail = {
@@ -295,7 +296,7 @@ def arrived(
         taken = _take_in(conn, hold_id, predicate(scope, named), now, subjects)
         apart = _take_in_quarantined(conn, hold_id, quarantined(scope, named), now, subjects)
         if held := [*taken.ids, *apart]:
-            hold_flags.want(conn, held, hold_id, now)
+            flags.want(conn, held, hold_id, now)
             for start in range(0, len(held), _AT_ONCE):
                 part = held[start : start + _AT_ONCE]
                 detail = {"hold": str(hold_id), "arrived": len(part)}
@@ -318,8 +319,8 @@ def propose_release(archive: Archive, hold_id: UUID, now: datetime) -> Proposal:
     Raises NotFound, Refused for a hold that was released."""
     with transaction(archive.connections) as conn:
         exclusive(conn)
-        found = hold_register.one(conn, hold_id)
-        hold_register.refuse_if_released(found, "release")
+        found = register.one(conn, hold_id)
+        register.refuse_if_released(found, "release")
         for proposal in approvals.listed(conn):
             fresh = proposal.expires_at > now
             if fresh and proposal.kind is Kind.HOLD_RELEASE and proposal.content == {"hold": str(hold_id)}:
@@ -361,7 +362,7 @@ def apply_release(conn: Connection, archive: Archive, hold_id: UUID, now: dateti
         (now, by, hold_id),
     ).fetchone()
     if ended is None:
-        hold_register.refuse_if_released(hold_register.one(conn, hold_id), "release")
+        register.refuse_if_released(register.one(conn, hold_id), "release")
     row = conn.execute(
         """WITH record AS (DELETE FROM hold_members WHERE hold_id = %(hold)s RETURNING record_id, recorded_at),
                 document AS (DELETE FROM hold_quarantined WHERE hold_id = %(hold)s
@@ -375,7 +376,7 @@ def apply_release(conn: Connection, archive: Archive, hold_id: UUID, now: dateti
         {"hold": hold_id, "now": now},
     ).fetchone()
     assert row is not None
-    hold_flags.want(conn, None, hold_id, now)
+    flags.want(conn, None, hold_id, now)
     detail = {"hold": str(hold_id), "released": row[0], "still_held": row[1]}
     return Released(hold_id, row[0], row[1], Event("poa", now, archive.agent, (hold_id,), detail=detail))
 
@@ -386,8 +387,8 @@ def review(archive: Archive, hold_id: UUID, review_on: date, now: datetime) -> N
         raise UsageError(f"review on {review_on}: expected a day ahead, found one that has come.")
     with transaction(archive.connections) as conn:
         exclusive(conn)
-        found = hold_register.one(conn, hold_id)
-        hold_register.refuse_if_released(found, "review")
+        found = register.one(conn, hold_id)
+        register.refuse_if_released(found, "review")
         if found.review_on == review_on:
             return
         conn.execute("UPDATE holds SET review_on = %s WHERE hold_id = %s", (review_on, hold_id))

@@ -14,10 +14,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from retention.bags import File
 from retention.descriptors import plain_json, printable
 from retention.model import Description
-from retention.record_files import Source
+from retention.packages.bags import File
+from retention.packages.record_files import Source
 from retention.rules import RecordClass, Rule
 
 COLUMNS = (

@@ -14,13 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from retention import hold_register, ledger, packages
+from retention import ledger, packages
 from retention.archive import Archive
-from retention.bags import Bag
 from retention.database import Connection, transaction
 from retention.errors import Refused
+from retention.holds import register
 from retention.ledger import Event
 from retention.packages import Purpose
+from retention.packages.bags import Bag
 
 
 def produce(
@@ -34,7 +35,7 @@ def produce(
 
     Raises NotFound, Refused for a hold that has nothing, and what `packages.write_bag` raises."""
     with transaction(archive.connections) as conn:
-        members = hold_register.members(conn, hold_id)
+        members = register.members(conn, hold_id)
     if not members:
         raise Refused(f"refusing to produce hold {hold_id}: it has no records (a released hold has none).")
     bag = packages.write_bag(
@@ -48,7 +49,7 @@ def produce(
     )
     now = clock()
     with transaction(archive.connections) as conn:
-        hold_register.lock(conn, hold_id)
+        register.lock(conn, hold_id)
         if not _recorded(conn, hold_id, bag):
             detail = {
                 "hold": str(hold_id),

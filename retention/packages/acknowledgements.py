@@ -21,8 +21,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from retention.bags import Bag
 from retention.errors import NotFound, Refused, UsageError
+from retention.packages.bags import Bag
 
 MAX_BYTES = 64 * 1024 * 1024  # more than a million records
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]

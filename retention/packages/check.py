@@ -36,9 +36,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from retention import premis
-from retention.bags import ALGORITHMS, DECLARATION, Finding, decoded, digested, tags, within
 from retention.errors import NotFound
+from retention.packages import premis
+from retention.packages.bags import ALGORITHMS, DECLARATION, Finding, decoded, digested, tags, within
 
 _LENGTHS = {"sha256": 64, "sha512": 128}
 _LINE = re.compile(r"([0-9A-Fa-f]+)[ \t]+(.+)")
@@ -86,7 +86,7 @@ def profile() -> Mapping[str, Any]:
 
 
 def profile_file() -> bytes:
-    return (resources.files("retention") / "package_profiles" / "muniment-bag-1.0.json").read_bytes()
+    return (resources.files("retention.packages") / "muniment-bag-1.0.json").read_bytes()
 
 
 def conforms(info: Mapping[str, list[str]], files: Collection[str], wanted: Mapping[str, Any]) -> Iterator[Finding]:

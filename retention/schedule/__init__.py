@@ -23,15 +23,16 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from retention import rules, yaml_lines
+from retention import rules
 from retention.errors import UsageError
 from retention.model import UNCLASSIFIED
 from retention.rules import PERMANENT, Action, Combine, RecordClass, Rule, Schedule
-from retention.schedule_file import ClassFile, HeaderFile, MatchFile, RuleFile, disposition, record_class
+from retention.schedule import yaml_lines
+from retention.schedule.file import ClassFile, HeaderFile, MatchFile, RuleFile, disposition, record_class
 
 __all__ = ["SAMPLE", "Problem", "RecordClass", "Rule", "Schedule", "ScheduleError", "check", "load"]
 
-SAMPLE = Path(__file__).with_name("schedules") / "sample.yaml"
+SAMPLE = Path(__file__).with_name("sample.yaml")
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -23,7 +23,7 @@ from uuid import UUID
 from retention.archive import Archive, names
 from retention.database import Connection
 from retention.rules import Period
-from retention.spreadsheet import as_csv
+from retention.schedule.spreadsheet import as_csv
 
 YEARS = 6
 TO_HERSELF = "45 CFR 164.528(a)(1)(ii)"

@@ -2,7 +2,7 @@
 
 Rules of this module:
 - A command opens what it needs, calls one function, prints its answer: no rule of the product lives here.
-- What the commands share is retention.command; a noun with many verbs has a module of its own (cli_<noun>).
+- What the commands share is retention.cli.command; a noun with many verbs has a module of its own.
 - Exit codes come from retention.errors; 1 also means done, and something is red. A user's mistake has no traceback.
 - `--help` answers at once: whatever is slow to import is imported by the command that needs it.
 - Only entry points read the clock.
@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from retention import cli_approvals, cli_disposition, cli_events, cli_holds, cli_requests, cli_schedule
-from retention.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, now, opened, table, tell
+from retention.cli import approvals, disposition, events, holds, requests, schedule
+from retention.cli.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, now, opened, table, tell
 from retention.config import workspace
 from retention.errors import UsageError
 
@@ -30,16 +30,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(cli_schedule.app, name="schedule")
-app.add_typer(cli_events.app, name="event")
-app.add_typer(cli_events.aggregation_app, name="aggregation")
-app.add_typer(cli_events.suspension_app, name="suspension")
-app.add_typer(cli_holds.app, name="hold")
-app.add_typer(cli_requests.app, name="request")
-app.command("destroyed")(cli_requests.destroyed)
-app.add_typer(cli_disposition.app, name="disposition")
-app.add_typer(cli_approvals.app, name="approval")
-app.add_typer(cli_approvals.approver_app, name="approver")
+app.add_typer(schedule.app, name="schedule")
+app.add_typer(events.app, name="event")
+app.add_typer(events.aggregation_app, name="aggregation")
+app.add_typer(events.suspension_app, name="suspension")
+app.add_typer(holds.app, name="hold")
+app.add_typer(requests.app, name="request")
+app.command("destroyed")(requests.destroyed)
+app.add_typer(disposition.app, name="disposition")
+app.add_typer(approvals.app, name="approval")
+app.add_typer(approvals.approver_app, name="approver")
 
 
 @app.callback()

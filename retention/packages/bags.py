@@ -9,7 +9,7 @@ Rules of this module:
 - A name never holds "%", CR or LF, which RFC 8493 §2.1.3 wants encoded: the Library of Congress's own library
   encodes and decodes only two of the three. Read, all three are understood.
 
-What checks a bag is in bag_check.py.
+What checks a bag is in check.py.
 """
 
 from __future__ import annotations

@@ -34,10 +34,15 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
 
-from retention import catalog, finding_aid, ledger, policy, premis, record_files
+from retention import catalog, ledger, policy
 from retention.archive import SOFTWARE, Archive, names
-from retention.bag_check import profile, profile_file, verify_bag
-from retention.bags import (
+from retention.database import Connection, transaction
+from retention.descriptors import decode, printable
+from retention.errors import Damaged, NotFound, Refused, UsageError
+from retention.ledger import Agent, Event
+from retention.model import AgentKind, Description
+from retention.packages import finding_aid, premis, record_files
+from retention.packages.bags import (
     ALGORITHMS,
     RECORDS,
     Bag,
@@ -51,12 +56,8 @@ from retention.bags import (
     sync,
     write,
 )
-from retention.database import Connection, transaction
-from retention.descriptors import decode, printable
-from retention.errors import Damaged, NotFound, Refused, UsageError
-from retention.ledger import Agent, Event
-from retention.model import AgentKind, Description
-from retention.record_files import Source
+from retention.packages.check import profile, profile_file, verify_bag
+from retention.packages.record_files import Source
 from retention.rules import Rule, Schedule
 
 CHUNK_OF_RECORDS = 500  # asked of the catalog at once

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retention.command import answer, identifier, now, opened, table, tell
+from retention.cli.command import answer, identifier, now, opened, table, tell
 
 app = typer.Typer(no_args_is_help=True, help="Holds: what must not be destroyed while a matter lasts.")
 
@@ -38,10 +38,11 @@ def hold_place(
     """Hold what is in scope: one option given several times is OR, different options are AND.
 
     Exits 1 if some of it is being destroyed already, or if a static hold found nothing."""
-    from retention import hold_flags, holds
+    from retention import holds
     from retention.descriptors import printable
-    from retention.hold_register import Mode
-    from retention.hold_scopes import Scope
+    from retention.holds import flags
+    from retention.holds.register import Mode
+    from retention.holds.scopes import Scope
 
     scope = Scope(
         records=tuple(map(identifier, records or ())),
@@ -56,7 +57,7 @@ def hold_place(
     mode = Mode.DYNAMIC if dynamic else Mode.STATIC
     with opened(context.obj) as archive:
         placed = holds.place(archive, scope, mode, holds.Matter(matter, authority, review.date()), now())
-        drained = hold_flags.drain(archive, now(), at_most=_AT_ONCE)
+        drained = flags.drain(archive, now(), at_most=_AT_ONCE)
     if drained.problem:
         tell(f"muniment: the hold is in force; the vault's flag of {drained.waiting:,} objects is not set yet:")
         tell(f"  {drained.problem}")
@@ -98,11 +99,11 @@ def hold_list(
     all_: Annotated[bool, typer.Option("--all", help="Released ones too.")] = False,
 ) -> None:
     """Holds in force, the one to be reviewed first at the top."""
-    from retention import hold_register
     from retention.database import transaction
+    from retention.holds import register
 
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = hold_register.listed(conn, released=all_)
+        found = register.listed(conn, released=all_)
     value = {
         "holds": [
             {
@@ -141,14 +142,14 @@ def hold_show(
     listing: Annotated[bool, typer.Option("--list", help="Every record, one a line.")] = False,
 ) -> None:
     """One hold: matter, authority, scope, what it has, the vault's flags, its events."""
-    from retention import hold_register
     from retention.database import transaction
+    from retention.holds import register
 
     with opened(context.obj) as archive:
-        found = hold_register.show(archive, identifier(hold))
+        found = register.show(archive, identifier(hold))
         if listing:
             with transaction(archive.connections) as conn:
-                found["members"] = [*map(str, hold_register.members(conn, identifier(hold)))]
+                found["members"] = [*map(str, register.members(conn, identifier(hold)))]
 
     def people() -> None:
         plain = {k: v for k, v in found.items() if k not in ("events", "members", "scope") and v is not None}
@@ -209,10 +210,10 @@ def hold_produce(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the bag is written; nothing may be there.")],
 ) -> None:
     """Export what is held, native and readable, with its audit trail. Exits 1 if a record could not be read."""
-    from retention import hold_production
+    from retention.holds import production
 
     with opened(context.obj) as archive:
-        bag = hold_production.produce(archive, identifier(hold), to, now)
+        bag = production.produce(archive, identifier(hold), to, now)
     value = {
         "hold_id": str(identifier(hold)),
         "path": str(bag.path),

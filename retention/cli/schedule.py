@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retention.command import answer, now, opened, table, tell
+from retention.cli.command import answer, now, opened, table, tell
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
-    from retention.comparison import Change
     from retention.database import Connection
     from retention.policy import Version
+    from retention.schedule.comparison import Change
     from retention.whatif import WhatIf
 
 app = typer.Typer(no_args_is_help=True, help="The retention schedule: check a file, see what it changes, load it.")
@@ -126,7 +126,7 @@ def schedule_schema(context: typer.Context) -> None:
     """Print the JSON Schema of the schedule file, for editors."""
     import json
 
-    from retention.schedule_file import json_schema
+    from retention.schedule.file import json_schema
 
     found = json_schema()
     answer(context.obj, found, lambda: print(json.dumps(found, indent=2, ensure_ascii=False)))
@@ -160,8 +160,9 @@ def schedule_diff(
     """What a schedule file would change, if it were loaded. Changes nothing; records keep their classes.
 
     Exits 1 if it would be refused, because it shortens a regulatory class."""
-    from retention import comparison, policy, schedule, whatif
+    from retention import policy, schedule, whatif
     from retention.database import transaction
+    from retention.schedule import comparison
 
     new = schedule.load(file)
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
@@ -244,10 +245,11 @@ def schedule_export(
     """The schedule in force as its file, as a table, or as a Microsoft Purview file plan; - is standard output.
 
     A file plan says less than the schedule: what it cannot say is told, row by row."""
-    from retention import policy, schedule_table
+    from retention import policy
     from retention.database import transaction
-    from retention.purview import export
-    from retention.spreadsheet import as_csv
+    from retention.schedule import table as schedule_table
+    from retention.schedule.purview import export
+    from retention.schedule.spreadsheet import as_csv
 
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
         found = _version(conn, version)
@@ -287,7 +289,7 @@ def schedule_import(
     timezone: Annotated[str, typer.Option(help="IANA; the dates of the schedule are dates there.")] = "UTC",
 ) -> None:
     """Write a schedule file from a Microsoft Purview file plan (CSV). Nothing is loaded."""
-    from retention.purview import schedule_of
+    from retention.schedule.purview import schedule_of
 
     if out.exists():
         raise UsageError(f"{out} is there already: give the name of a new file, so that no schedule is written over.")
@@ -308,9 +310,9 @@ def schedule_register(
     version: VersionOption = None,
 ) -> None:
     """The register of processing (GDPR art. 30) that the schedule in force makes. Exits 1 if an entry has gaps."""
-    from retention import register
     from retention.database import transaction
-    from retention.spreadsheet import as_csv
+    from retention.schedule import register
+    from retention.schedule.spreadsheet import as_csv
 
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
         found = _version(conn, version)

@@ -1,7 +1,7 @@
 """Requests of persons as they stand: what was asked, by when it is to be answered, and that it was.
 
 Rules of this module (GDPR art. 12, 15-19):
-- It alone writes the table requests; what is said of each record is in retention.request_answers.
+- It alone writes the table requests; what is said of each record is in retention.requests.answers.
 - Art. 12(3): an answer is due one calendar month after receipt, on the same day of the next month or on its last day.
   It can be extended once, before it is due, by two more months, for complexity or number, and the person is told.
 - The same request of the same person is one request until it is answered.
@@ -19,14 +19,15 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from retention import descriptors, holds, ledger, policy, request_answers
+from retention import descriptors, holds, ledger, policy
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.errors import NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.model import Description, new_id
-from retention.request_answers import Given
-from retention.request_subjects import Finds, Subject, identity
+from retention.requests import answers
+from retention.requests.answers import Given
+from retention.requests.subjects import Finds, Subject, identity
 from retention.rules import Period
 from retention.seal import new_record_key
 
@@ -263,8 +264,8 @@ def lift(archive: Archive, request_id: UUID, now: datetime) -> tuple[Request, in
             )
         if found.lifted_at is not None:
             return found, 0
-        freed = len(request_answers.restricted(conn, request_id))
-        events = request_answers.restrict(conn, archive, request_id, (), now)
+        freed = len(answers.restricted(conn, request_id))
+        events = answers.restrict(conn, archive, request_id, (), now)
         conn.execute(
             "UPDATE requests SET lifted_at = %(now)s, answered_at = coalesce(answered_at, %(now)s) "
             "WHERE request_id = %(id)s",

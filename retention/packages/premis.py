@@ -5,7 +5,7 @@ Rules of this module:
   with their number.
 - Text that XML 1.0 cannot hold (control characters, lone surrogates) is written as \\uNNNN, never dropped.
 - Reading trusts nothing: no entity, no DTD, no network.
-- The schema is the Library of Congress's own file, version 3.0 of 18 January 2016 (schemas/premis-v3-0.xsd), a
+- The schema is the Library of Congress's own file, version 3.0 of 18 January 2016 (premis-v3-0.xsd), a
   work of the United States government and in the public domain. It is not edited.
 """
 
@@ -253,7 +253,7 @@ def _log(error: etree.XMLSyntaxError) -> list[Any]:
 @cache
 def schema() -> etree.XMLSchema:
     """The Library of Congress's schema of PREMIS 3."""
-    content = (resources.files("retention") / "schemas" / "premis-v3-0.xsd").read_bytes()
+    content = (resources.files("retention.packages") / "premis-v3-0.xsd").read_bytes()
     return etree.XMLSchema(etree.fromstring(content, etree.XMLParser(resolve_entities=False, no_network=True)))
 
 

@@ -25,7 +25,7 @@ from retention import aggregations
 from retention.database import Connection
 from retention.descriptors import printable, searchable
 from retention.errors import NotFound, UsageError
-from retention.hold_scopes import Named, Predicate, Scope, predicate
+from retention.holds.scopes import Named, Predicate, Scope, predicate
 from retention.seal import Safe
 
 

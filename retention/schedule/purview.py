@@ -6,7 +6,7 @@ Rules of this module (Microsoft Learn, *Use file plan to create and manage reten
   Purview never deletes earlier than this schedule would: days are the most that the period can have, of several
   rules the longest is said, and where a person must decide first and no reviewer is named the label only keeps.
 - What the schedule says is read back where the label can hold it; what an import cannot keep it names.
-- No cell is a formula (retention.spreadsheet); the quote before it is taken off again when it is read.
+- No cell is a formula (retention.schedule.spreadsheet); the quote before it is taken off again when it is read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from retention.rules import (
     Schedule,
     Worm,
 )
-from retention.spreadsheet import as_csv, dangerous, unquoted
+from retention.schedule.spreadsheet import as_csv, dangerous, unquoted
 
 COLUMNS = (
     *("LabelName", "Comment", "Notes", "IsRecordLabel", "RetentionAction", "RetentionDuration", "RetentionType"),

@@ -23,10 +23,10 @@ from typing import Any, BinaryIO, cast
 from uuid import UUID
 
 from retention.archive import Archive, load_key, load_keys
-from retention.bags import CHUNK, File, Finding
 from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound
 from retention.model import RecordState
+from retention.packages.bags import CHUNK, File, Finding
 from retention.seal import RecordKey
 
 WAVE_BYTES = 64 * CHUNK  # of sealed descriptions held in memory at once

@@ -24,30 +24,21 @@ from datetime import date, datetime
 from pathlib import Path
 from uuid import UUID
 
-from retention import (
-    catalog,
-    disclosures,
-    eligibility,
-    engine,
-    holds,
-    ledger,
-    packages,
-    policy,
-    request_answers,
-    request_register,
-    request_subjects,
-)
+from retention import catalog, eligibility, engine, holds, ledger, packages, policy
 from retention.archive import Archive, pseudonym
-from retention.bags import Bag
 from retention.database import Connection, transaction
 from retention.disposition import proposing
 from retention.engine import RecordFacts
 from retention.errors import UsageError
 from retention.model import AgentKind, RecordState
 from retention.packages import Purpose
-from retention.request_answers import Answer, Given
-from retention.request_register import Asked, Ground, Kind, Request
-from retention.request_subjects import Found, Subject
+from retention.packages.bags import Bag
+from retention.requests import answers as request_answers
+from retention.requests import disclosures, register
+from retention.requests import subjects as request_subjects
+from retention.requests.answers import Answer, Given
+from retention.requests.register import Asked, Ground, Kind, Request
+from retention.requests.subjects import Found, Subject
 from retention.rules import Schedule
 
 LETTERS = {Ground.ACCURACY: "a", Ground.UNLAWFUL: "b", Ground.CLAIMS: "c", Ground.OBJECTION: "d"}
@@ -130,7 +121,7 @@ def judge_unit(members: Mapping[UUID, RecordFacts], schedule: Schedule, as_of: d
 def erase(archive: Archive, asked: Asked, now: datetime) -> Handled:
     """Answer a request for erasure. Raises UsageError, NotFound for a subject that was never here."""
     _refuse_unknown(archive, asked.subject)
-    request_id, new = request_register.enter(archive, Kind.ERASE, asked, now)
+    request_id, new = register.enter(archive, Kind.ERASE, asked, now)
     return _erase(archive, request_id, asked.subject, now, new)
 
 
@@ -143,7 +134,7 @@ def _erase(archive: Archive, request_id: UUID, subject: Subject, now: datetime, 
     proposed = proposing.propose(archive, now, only=erasable) if erasable else proposing.Proposed(None)
     with transaction(archive.connections) as conn:
         holds.exclusive(conn)
-        request = request_register.open_one(conn, request_id)
+        request = register.open_one(conn, request_id)
         planned, restricted = _planned(conn, erasable), _restricted(conn, erasable)
         for record in erasable:
             if record in planned:
@@ -206,7 +197,7 @@ def access(
 
     Where nothing is kept of the person there is no bag, which is an answer. Raises what `packages.write_bag` does."""
     _refuse_unknown(archive, asked.subject)
-    request_id, new = request_register.enter(archive, Kind.ACCESS, asked, clock())
+    request_id, new = register.enter(archive, Kind.ACCESS, asked, clock())
     with transaction(archive.connections) as conn:
         theirs = _find(conn, archive, request_id, asked.subject)
         schedule = policy.current(conn).schedule
@@ -223,7 +214,7 @@ def access(
         )
     now = clock()
     with transaction(archive.connections) as conn:
-        request = request_register.open_one(conn, request_id)
+        request = register.open_one(conn, request_id)
         missing = {finding.record_id for finding in bag.findings} if bag else set()
         verdicts = {}
         for record, decision in decisions.items():  # the period for which it will be stored: art. 15(1)(d)
@@ -231,7 +222,7 @@ def access(
             verdicts[record] = Verdict(given, reason, decision.citation, decision.retain_until)
         events = request_answers.give(conn, archive, request_id, request.kind, theirs.answered(verdicts), now)
         if bag is not None and not _recorded(conn, request_id, bag):
-            whom = recipient or request_register.said(archive, conn, request_id)[1]
+            whom = recipient or register.said(archive, conn, request_id)[1]
             detail = {"recipient": str(pseudonym(conn, archive.safe, AgentKind.PERSON, whom, now))}
             for event in packages.handed_out(bag, Purpose.ACCESS, archive.agent, now):
                 subjects = (request_id, request.subject_id, *event.subjects)
@@ -257,14 +248,14 @@ def restrict(archive: Archive, asked: Asked, now: datetime) -> Handled:
     if asked.ground is None:
         raise UsageError(f"--ground: expected one of {', '.join(Ground)} (GDPR art. 18(1)(a) to (d)).")
     _refuse_unknown(archive, asked.subject)
-    request_id, new = request_register.enter(archive, Kind.RESTRICT, asked, now)
+    request_id, new = register.enter(archive, Kind.RESTRICT, asked, now)
     return _restrict(archive, request_id, asked.subject, now, new)
 
 
 def _restrict(archive: Archive, request_id: UUID, subject: Subject, now: datetime, new: bool) -> Handled:
     with transaction(archive.connections) as conn:
         holds.exclusive(conn)
-        request = request_register.open_one(conn, request_id)
+        request = register.open_one(conn, request_id)
         assert request.ground is not None
         theirs = _find(conn, archive, request_id, subject)
         citation = f"GDPR art. 18(1)({LETTERS[request.ground]})"
@@ -285,7 +276,7 @@ def check(
 
     Raises UsageError for a record that is no hit of the request, Refused for a request that was answered."""
     with transaction(archive.connections) as conn:
-        request = request_register.open_one(conn, request_id)
+        request = register.open_one(conn, request_id)
         hits = {a.record_id: a for a in request_answers.answers(conn, request_id)}
         for record in (*about, *not_about):
             if record not in hits or (hits[record].given is not Given.CHECK and hits[record].about is None):
@@ -295,7 +286,7 @@ def check(
             hits[record] = replace(hits[record], given=given, reason="looked-at", about=record in about)
         events = request_answers.give(conn, archive, request_id, request.kind, list(hits.values()), now)
         ledger.append(conn, events, now)
-        subject, _ = request_register.said(archive, conn, request_id)
+        subject, _ = register.said(archive, conn, request_id)
     if request.kind is Kind.ERASE:
         return _erase(archive, request_id, subject, now, new=False)
     if request.kind is Kind.RESTRICT:
@@ -359,7 +350,7 @@ def _parts(ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
 
 def _handled(archive: Archive, request_id: UUID, new: bool, unsearched: int) -> Handled:
     with transaction(archive.connections) as conn:
-        request = request_register.one(conn, request_id)
+        request = register.one(conn, request_id)
         answers = tuple(request_answers.answers(conn, request_id))
         theirs = [a.record_id for a in answers if a.given not in (Given.CHECK, Given.NOT_ABOUT)]
         return Handled(request, new, answers, unsearched, recipients(conn, archive, theirs))

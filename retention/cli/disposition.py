@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retention.cli_approvals import KeyOption, SignatureOption
-from retention.cli_approvals import sign as enter_signature
-from retention.command import Options, answer, identifier, now, opened, table, tell
+from retention.cli.approvals import KeyOption, SignatureOption
+from retention.cli.approvals import sign as enter_signature
+from retention.cli.command import Options, answer, identifier, now, opened, table, tell
 from retention.errors import UsageError
 
 if TYPE_CHECKING:

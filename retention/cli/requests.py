@@ -17,14 +17,14 @@ from uuid import UUID
 
 import typer
 
-from retention.command import Options, answer, identifier, now, opened, table, tell
+from retention.cli.command import Options, answer, identifier, now, opened, table, tell
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
-    from retention.request_answers import Answer
-    from retention.request_register import Asked, Request
-    from retention.request_subjects import Subject
     from retention.requests import Handled
+    from retention.requests.answers import Answer
+    from retention.requests.register import Asked, Request
+    from retention.requests.subjects import Subject
 
 app = typer.Typer(no_args_is_help=True, help="Requests of persons: erase, access, restrict; disclosures.")
 
@@ -58,7 +58,7 @@ ReceivedOption = Annotated[
 
 
 def _subject(text: str, author: bool, words: bool) -> Subject:
-    from retention.request_subjects import Finds, subject
+    from retention.requests.subjects import Finds, subject
 
     if author and words:
         raise UsageError("--author --text: expected one of them at most; ask twice.")
@@ -69,7 +69,7 @@ def _asked(
     chosen: Options, subject: Subject, by: str | None, received: datetime | None, ground: str | None = None
 ) -> Asked:
     from retention.descriptors import printable
-    from retention.request_register import Asked, Ground
+    from retention.requests.register import Asked, Ground
 
     if chosen.as_of is not None:
         raise UsageError("--as-of: a request is answered for today. Leave it out.")
@@ -239,11 +239,12 @@ def request_list(
     all_: Annotated[bool, typer.Option("--all", help="Answered ones too.")] = False,
 ) -> None:
     """Open requests, the one that is due first at the top. Exits 1 if one is overdue."""
-    from retention import policy, request_register
+    from retention import policy
     from retention.database import transaction
+    from retention.requests import register
 
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = request_register.listed(conn, answered=all_)
+        found = register.listed(conn, answered=all_)
         today = policy.today(conn, now())
     late = {one.id for one in found if one.answered_at is None and one.due_on < today}
     value = {"requests": [{**_request(one), "overdue": one.id in late} for one in found]}
@@ -263,12 +264,14 @@ def request_list(
 @app.command("show")
 def request_show(context: typer.Context, request: str) -> None:
     """One request: whom it is about, who asked, what was said of each record, its events."""
-    from retention import catalog, request_answers, request_register
+    from retention import catalog
     from retention.database import transaction
+    from retention.requests import answers as request_answers
+    from retention.requests import register
 
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = request_register.one(conn, identifier(request))
-        subject, by = request_register.said(archive, conn, found.id)
+        found = register.one(conn, identifier(request))
+        subject, by = register.said(archive, conn, found.id)
         answers = request_answers.answers(conn, found.id)
         events = catalog.history(conn, archive, found.id)
     value = {
@@ -296,31 +299,31 @@ def request_extend(
     reason: Annotated[Reasons, typer.Option("--reason", help="GDPR art. 12(3).")],
 ) -> None:
     """Take two more months to answer, once, of which the person is told within the first."""
-    from retention import request_register
+    from retention.requests import register
 
     with opened(context.obj) as archive:
-        extension = request_register.Extension(reason.value)
-        found = request_register.extend(archive, identifier(request), extension, now())
+        extension = register.Extension(reason.value)
+        found = register.extend(archive, identifier(request), extension, now())
     answer(context.obj, _request(found), lambda: print(f"{request}: to be answered until {found.due_on}"))
 
 
 @app.command("close")
 def request_close(context: typer.Context, request: str) -> None:
     """The person was told: the request is answered."""
-    from retention import request_register
+    from retention.requests import register
 
     with opened(context.obj) as archive:
-        found = request_register.close(archive, identifier(request), now())
+        found = register.close(archive, identifier(request), now())
     answer(context.obj, _request(found), lambda: print(f"{request}: answered"))
 
 
 @app.command("lift")
 def request_lift(context: typer.Context, request: str) -> None:
     """End a restriction, after the person was told (GDPR art. 18(3))."""
-    from retention import request_register
+    from retention.requests import register
 
     with opened(context.obj) as archive:
-        found, freed = request_register.lift(archive, identifier(request), now())
+        found, freed = register.lift(archive, identifier(request), now())
     value = {**_request(found), "lifted": freed}
     answer(context.obj, value, lambda: print(f"{request}: lifted from {freed:,} records"))
 
@@ -338,15 +341,16 @@ def request_disclosures(
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table for spreadsheets.")] = None,
 ) -> None:
     """To whom a person's records were disclosed, when, what and why (45 CFR 164.528)."""
-    from retention import disclosures, policy, request_subjects
+    from retention import policy
     from retention.database import transaction
+    from retention.requests import disclosures, subjects
 
     whom = _subject(subject, author, text)
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        request_subjects.refuse_unknown(conn, archive.safe, whom)
-        subject_id = request_subjects.identity(archive.safe, whom)
-        sure = request_subjects.find(conn, archive.safe, whom).sure
-        ids = {subject_id, *sure, *request_subjects.ever(conn, subject_id)}
+        subjects.refuse_unknown(conn, archive.safe, whom)
+        subject_id = subjects.identity(archive.safe, whom)
+        sure = subjects.find(conn, archive.safe, whom).sure
+        ids = {subject_id, *sure, *subjects.ever(conn, subject_id)}
         first = disclosures.since(policy.today(conn, now()), years)
         found = disclosures.accounting(conn, archive, sorted(ids), first)
     if csv is not None:
@@ -397,8 +401,9 @@ def destroyed(
     ] = None,
 ) -> None:
     """Was it destroyed? The tombstones, with rule, law, plan and certificate. Exits 1 if there is none."""
-    from retention import aggregations, tombstones
+    from retention import aggregations
     from retention.database import transaction
+    from retention.disposition import tombstones
     from retention.seal import digest_of
 
     if (id_ is None) == (file is None):

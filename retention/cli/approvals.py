@@ -15,7 +15,7 @@ from uuid import UUID
 
 import typer
 
-from retention.command import Options, answer, identifier, now, opened, table
+from retention.cli.command import Options, answer, identifier, now, opened, table
 from retention.errors import UsageError
 
 if TYPE_CHECKING:

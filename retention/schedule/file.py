@@ -4,7 +4,7 @@ Rules of this module:
 - pydantic at the edge only: these models check one value at a time and turn text into the values of
   `retention.rules`; what one value says about another is `retention.schedule`'s.
 - A field that is not known is refused: a misspelt `ceilling` must not be a rule without a ceiling.
-- The published JSON Schema (schedules/schedule.schema.json) is what `muniment schedule schema` prints.
+- The published JSON Schema (schema.json) is what `muniment schedule schema` prints.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pydantic import (
 )
 
 from retention import rules
-from retention.patterns import bounded
 from retention.rules import PERMANENT, Action, Combine, Comparison, LaterRecords, Occurrence, Tombstone, Unit, Worm
+from retention.schedule.patterns import bounded
 
 
 def _accepted(parse: Callable[[str], object]) -> AfterValidator:

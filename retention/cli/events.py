@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retention.command import answer, identifier, now, opened, table, tell
+from retention.cli.command import answer, identifier, now, opened, table, tell
 
 if TYPE_CHECKING:
     from retention.archive import Archive
