@@ -269,6 +269,7 @@ def _insert_records(
     classes = _class_keys(conn, {d.class_id for d in deposits})
     cases = {(one.kind, one.business_id): aggregations.identity(archive.safe, one) for one in _cases(batch)}
     suspended = aggregations.joined(conn, cases.values())
+    seen = {unit.deposits[0].record_id: unit.sighting.content for unit in batch.admitted}
     with conn.cursor() as cursor:
         with cursor.copy(
             "COPY records (record_id, bytes, recorded_at, received, document_date, modified, class_key, parent_id, "
@@ -293,9 +294,9 @@ def _insert_records(
                 )
         with cursor.copy(
             "COPY contents (record_id, sealed_sha256, sealed_bytes, version, commitment, verified_at, run_id, "
-            "supersedes) FROM STDIN (FORMAT binary)"
+            "supersedes, content) FROM STDIN (FORMAT binary)"
         ) as copy:
-            copy.set_types(["uuid", "bytea", "int8", "text", "bytea", "timestamptz", "uuid", "uuid"])
+            copy.set_types(["uuid", "bytea", "int8", "text", "bytea", "timestamptz", "uuid", "uuid", "bytea"])
             for d in deposits:
                 p = placed[d.record_id]
                 copy.write_row(
@@ -308,6 +309,7 @@ def _insert_records(
                         now,
                         batch.run_id,
                         superseded.get(d.record_id),
+                        seen.get(d.record_id),
                     )
                 )
 

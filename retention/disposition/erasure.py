@@ -68,7 +68,7 @@ def _destroy_keys(
                SELECT r.record_id, r.class_key, r.aggregation_id, r.received, c.sealed_sha256, c.sealed_bytes,
                       i.rule_id, i.retain_until,
                       CASE i.action WHEN 'transfer' THEN 'transferred' ELSE 'destroyed' END, i.plan_id, %s,
-                      (SELECT s.content FROM sightings s WHERE s.subject_id = r.record_id LIMIT 1), a.annex_id
+                      c.content, a.annex_id
                  FROM records r JOIN contents c USING (record_id) JOIN plan_items i USING (record_id)
                  LEFT JOIN unnest(%s::uuid[], %s::uuid[]) AS a(record_id, annex_id) USING (record_id)
                 WHERE i.plan_id = %s AND r.record_id = ANY(%s) AND r.state = %s

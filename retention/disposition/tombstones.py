@@ -60,8 +60,7 @@ def of_subject(conn: Connection, subject_id: UUID) -> Remains:
 def of_content(conn: Connection, content: bytes) -> Remains:
     """Of documents with these bytes; `content` is their keyed HMAC (`Safe.content`)."""
     kept = conn.execute(
-        "SELECT count(*) FROM records r WHERE r.state < 3 "
-        "AND EXISTS (SELECT FROM sightings s WHERE s.subject_id = r.record_id AND s.content = %s)",
+        "SELECT count(*) FROM records r JOIN contents c USING (record_id) WHERE r.state < 3 AND c.content = %s",
         (content,),
     ).fetchone()
     return Remains(_read(conn, None, content), _one(kept))

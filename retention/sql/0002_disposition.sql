@@ -18,6 +18,10 @@ ALTER TABLE suspensions
     ADD COLUMN ended_by uuid,
     ADD CONSTRAINT suspensions_ended CHECK ((ends IS NULL) = (ended_recorded_at IS NULL));
 
+-- Keyed HMAC of the document's bytes, for the tombstone: the sighting of its place moves on to the next version. NULL
+-- for what came inside another document, which is known by that one.
+ALTER TABLE contents ADD COLUMN content bytea CONSTRAINT contents_content CHECK (octet_length(content) = 32);
+
 -- Every class that a record ever had before its present one.
 CREATE TABLE class_changes (
     record_id   uuid NOT NULL CONSTRAINT class_changes_record REFERENCES records,

@@ -529,6 +529,29 @@ def test_the_same_document_is_not_admitted_again(ready: Archive, clock: Clock, t
         assert pipeline.ingest(ready, source, clock, workers=workers).totals.known == 2
 
 
+def test_a_version_that_was_superseded_is_known_too(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    versions = [f"A letter about the harvest, version {n}.\n" for n in (1, 2)]
+    source = sources.source_at(str(inbox), inbox)
+    past, seconds = datetime(2020, 1, 15, tzinfo=UTC), itertools.count()
+    with Workers() as workers:
+        for text in versions:
+            (inbox / "letter.txt").write_text(text)
+            done = pipeline.ingest(ready, source, lambda: past + timedelta(seconds=next(seconds)), workers=workers)
+            assert done.totals.admitted == 1
+        with transaction(ready.connections) as conn:
+            assert conn.execute("SELECT count(*) FROM contents WHERE supersedes IS NOT NULL").fetchone() == (1,)
+            conn.execute("UPDATE records SET class_key = %s", (plans.class_key(conn, "SHORT"),))
+        assert run(ready, approve_all(ready, clock), clock).outcomes == {"destroyed": 2}
+        for number, text in enumerate(versions):
+            (inbox / f"copy {number}.txt").write_text(text)
+        again = pipeline.ingest(ready, source, clock, workers=workers).totals
+    assert (again.discovered, again.rejected, again.admitted) == (3, 3, 0)
+    with transaction(ready.connections) as conn:
+        assert conn.execute("SELECT DISTINCT code FROM findings").fetchall() == [("KNOWN-DESTROYED",)]
+
+
 def test_what_comes_into_a_held_class_is_held(ready: Archive, clock: Clock, tmp_path: Path) -> None:
     (record,) = capture_all(ready, [Document("SHORT", "a")], clock, tmp_path / "in")
     holds.place(ready, Scope(classes=("LONG",)), Mode.DYNAMIC, Matter("A", "B", date(2027, 1, 1)), clock())
