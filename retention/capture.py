@@ -269,7 +269,7 @@ def _insert_records(
     classes = _class_keys(conn, {d.class_id for d in deposits})
     cases = {(one.kind, one.business_id): aggregations.identity(archive.safe, one) for one in _cases(batch)}
     suspended = aggregations.joined(conn, cases.values())
-    seen = {unit.deposits[0].record_id: unit.sighting.content for unit in batch.admitted}
+    known_by = {one.record_id: archive.safe.content(one.sha256) for one in (u.deposits[0] for u in batch.admitted)}
     with conn.cursor() as cursor:
         with cursor.copy(
             "COPY records (record_id, bytes, recorded_at, received, document_date, modified, class_key, parent_id, "
@@ -309,7 +309,7 @@ def _insert_records(
                         now,
                         batch.run_id,
                         superseded.get(d.record_id),
-                        seen.get(d.record_id),
+                        known_by.get(d.record_id),
                     )
                 )
 
