@@ -9,21 +9,24 @@ Rules of this module (requirements: storage, *Sealing*, *Residue*; design: *Cras
 - Descriptor objects are shared: the line of a destroyed record is unreadable there until the last member is gone.
 - An aggregation of which no record is left loses its key too.
 - Tombstones hold ids, dates, the rule, digests of sealed bytes and keyed HMACs. A class that wants them descriptive
-  gets an annex: title, author and format, sealed under a key of its own.
+  gets an annex: title, author and format, sealed under a key of its own. While descriptions are being rebuilt it is
+  taken from the sealed line; a record whose line cannot be read keeps its key until it can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from retention import descriptors, ledger, policy
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.disposition.plans import cut
-from retention.errors import MunimentError
+from retention.errors import Damaged, MunimentError, NotFound
 from retention.holds import flags
 from retention.ledger import Event
 from retention.model import Description, RecordState, new_id
@@ -38,11 +41,13 @@ def destroy(archive: Archive, plan_id: UUID, ids: Sequence[UUID], clock: Clock) 
     """Keys, bytes, T2 for records that are `destroying`; returns those that failed, and why. Safe to run again."""
     if not ids:
         return []
+    annexes, untold = _annexes(archive, ids, clock())
+    ids = [record for record in ids if record not in untold]
     former = _former(archive, ids)
-    _destroy_keys(archive, plan_id, ids, former, clock())
+    _destroy_keys(archive, plan_id, ids, former, annexes, clock())
     gone, failed = _erase(archive, ids)
     _finish(archive, plan_id, gone, former, clock())
-    return failed
+    return [*untold.items(), *failed]
 
 
 def _former(archive: Archive, ids: Sequence[UUID]) -> dict[UUID, UUID]:
@@ -53,10 +58,14 @@ def _former(archive: Archive, ids: Sequence[UUID]) -> dict[UUID, UUID]:
 
 
 def _destroy_keys(
-    archive: Archive, plan_id: UUID, ids: Sequence[UUID], former: Mapping[UUID, UUID], now: datetime
+    archive: Archive,
+    plan_id: UUID,
+    ids: Sequence[UUID],
+    former: Mapping[UUID, UUID],
+    annexes: Sequence[_Annex],
+    now: datetime,
 ) -> None:
     """Write the tombstones and delete the rows of the keys, in one transaction."""
-    annexes = _annexes(archive, ids, now)
     objects, lines = descriptors.store(archive, ((a, 1, sealed) for _, a, _, sealed in annexes), now)
     with transaction(archive.connections) as conn:
         scope = policy.current(conn).schedule.disposition.certificates
@@ -86,27 +95,44 @@ def _destroy_keys(
         )
 
 
-def _annexes(archive: Archive, ids: Sequence[UUID], now: datetime) -> list[tuple[UUID, UUID, RecordKey, bytes]]:
-    """(record, annex, its key, sealed line) for classes whose tombstones describe; none twice."""
+_Annex = tuple[UUID, UUID, RecordKey, bytes]  # record, annex, its key, sealed line
+
+
+def _annexes(archive: Archive, ids: Sequence[UUID], now: datetime) -> tuple[list[_Annex], dict[UUID, str]]:
+    """For classes whose tombstones describe, none twice; and why some records cannot be described."""
+    found: list[_Annex] = []
+    untold: dict[UUID, str] = {}
     with transaction(archive.connections) as conn:
         schedule = policy.current(conn).schedule
         wanted = [known.id for known in schedule.classes if known.tombstone is Tombstone.DESCRIPTIVE]
         rows = conn.execute(
-            """SELECT d.subject_id, d.name, d.source, d.title, d.author, d.mime, d.puid, d.language
-                 FROM descriptions d JOIN records r ON r.record_id = d.subject_id JOIN classes c USING (class_key)
-                 JOIN subject_keys k ON k.subject_id = d.subject_id
+            """SELECT r.record_id, d.name, d.source, d.title, d.author, d.mime, d.puid, d.language
+                 FROM records r JOIN classes c USING (class_key) JOIN subject_keys k ON k.subject_id = r.record_id
+                 LEFT JOIN descriptions d ON d.subject_id = r.record_id
                 WHERE r.record_id = ANY(%s) AND c.class_id = ANY(%s)
                   AND NOT EXISTS (SELECT FROM tombstones t WHERE t.record_id = r.record_id)""",
             (list(ids), wanted),
         ).fetchall()
-    found = []
-    for record, name, source, title, author, mime, puid, language in rows:
-        described = Description(
-            name=name, source=source, place="", title=title, author=author, mime=mime, puid=puid, language=language
-        )
-        key = new_record_key()
-        found.append((record, new_id(now), key, key.seal(descriptors.encode("annex", described))))
-    return found
+        for record, *said in rows:
+            try:
+                described = _described(archive, conn, record, said)
+            except (Damaged, NotFound) as error:
+                untold[record] = f"its tombstone cannot describe it: {error}"
+                continue
+            key = new_record_key()
+            found.append((record, new_id(now), key, key.seal(descriptors.encode("annex", described))))
+    return found, untold
+
+
+def _described(archive: Archive, conn: Connection, record: UUID, said: Sequence[Any]) -> Description:
+    """What an annex says. Raises Damaged, NotFound."""
+    name, source, title, author, mime, puid, language = said
+    if name is None:  # descriptions are being rebuilt
+        line = descriptors.read_line(archive, conn, record)
+        return replace(line, place="", sha256=None, modified=None, metadata={}, findings=(), text=b"")
+    return Description(
+        name=name, source=source, place="", title=title, author=author, mime=mime, puid=puid, language=language
+    )
 
 
 def _erase(archive: Archive, ids: Sequence[UUID]) -> tuple[list[UUID], list[tuple[UUID, str]]]:

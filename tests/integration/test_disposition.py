@@ -376,6 +376,24 @@ def test_a_descriptive_tombstone_and_an_opaque_one(ready: Archive, clock: Clock,
     assert named is None
 
 
+def test_a_tombstone_describes_while_descriptions_are_rebuilt(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    one, two = capture_all(
+        ready, [Document("DESCRIBED", f"the plan of house {n}") for n in (1, 2)], clock, tmp_path / "in"
+    )
+    plan_id = approve_all(ready, clock)
+    with transaction(ready.connections) as conn:
+        conn.execute("TRUNCATE descriptions, descriptions_complete")  # as a crash of PostgreSQL does
+        conn.execute("UPDATE descriptor_lines SET sha256 = sha256('') WHERE subject_id = %s", (two,))
+    done = run(ready, plan_id, clock)
+    assert [record for record, _ in done.failed] == [two] and done.outcomes == {"destroyed": 1, "open": 1}
+    assert "cannot describe it" in done.failed[0][1]
+    with transaction(ready.connections) as conn:
+        ((annex,),) = conn.execute("SELECT annex_id FROM tombstones WHERE record_id = %s", (one,)).fetchall()
+        said = descriptors.read_line(ready, conn, annex)
+        load_key(conn, ready.safe, two)  # what cannot be described is not gone
+    assert (said.title, said.name, said.place) == ("the plan of house 1", "the plan of house 1.txt", "")
+
+
 @pytest.mark.parametrize("ahead", [timedelta(days=2), timedelta(days=400)])
 def test_a_clock_that_runs_ahead_destroys_nothing(
     ready: Archive, clock: Clock, tmp_path: Path, ahead: timedelta
