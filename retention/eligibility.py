@@ -99,18 +99,10 @@ def _let_workers_help(conn: Connection) -> None:
     conn.execute("SET LOCAL work_mem = '64MB'")
 
 
-def statement(
-    conn: Connection,
-    schedule: Schedule,
-    as_of: date,
-    only: Sequence[UUID] | None = None,
-    *,
-    despite_holds: bool = False,
-) -> sql.Composed:
+def statement(conn: Connection, schedule: Schedule, as_of: date, only: Sequence[UUID] | None = None) -> sql.Composed:
     """`WITH … due AS (record_id, class_key, bytes, unit_id)`, to which a caller adds what to select from `due`.
 
-    `only`: of these records; what else belongs to their units is looked at too. `despite_holds`: what would be due
-    if nothing were held, for a what-if that tells apart what holds block."""
+    `only`: of these records; what else belongs to their units is looked at too."""
     classes: dict[str, int] = dict(conn.execute("SELECT class_id, class_key FROM classes").fetchall())
     kinds: dict[str, int] = dict(conn.execute("SELECT kind, ordinal FROM trigger_kinds").fetchall())
     rows = [row for row in engine.limits(schedule, as_of) if row.class_id in classes]
@@ -135,7 +127,6 @@ def statement(
             only=scanned,
             dated_limits=_dated_limits(rows, classes),
             parent=sql.SQL("r.parent_id" if units else "NULL::uuid"),
-            free=sql.SQL("true" if despite_holds else _FREE),
         )
         + tail
     )
@@ -168,6 +159,16 @@ class _Units:
             "(r.class_key = ANY ({keys}::smallint[]) OR (r.special AND EXISTS (SELECT FROM record_labels x "
             "WHERE x.record_id = r.record_id AND x.class_key = ANY ({keys}::smallint[]))))"
         ).format(keys=self.keys)
+
+
+def unit_statement(conn: Connection, schedule: Schedule, eligible: sql.Composed) -> sql.Composed | None:
+    """`WITH … due AS (record_id, class_key, bytes, unit_id)` of records that are eligible alone, a statement over the
+    columns of `records`; None where every record stands alone."""
+    units = _Units.of(conn, schedule)
+    if units is None:
+        return None
+    head = sql.SQL("WITH RECURSIVE eligible AS MATERIALIZED ({})").format(eligible)
+    return head + _UNITS.format(asked=sql.SQL(""), whole=units.whole)
 
 
 def unit_members(conn: Connection, schedule: Schedule, records: Sequence[UUID], *, waiting: bool = False) -> list[UUID]:
@@ -254,7 +255,8 @@ _UNITS = sql.SQL(""", climbed (id) AS (
 
 def _dated_limits(rows: list[ClassLimits], classes: Mapping[str, int]) -> sql.Composable:
     """What dates of a record its class asks for, under `all`: an array of limits by class key, which rules out most
-    records before anything is joined. A class that never makes due has -infinity."""
+    records before anything is joined. A class that never makes due has -infinity. Where events are asked for, a
+    record without an aggregation has none, unless it is special."""
     tests: list[sql.Composable] = []
     for name in DATED:
         limits = ["-infinity"] * max(classes.values(), default=0)
@@ -264,6 +266,12 @@ def _dated_limits(rows: list[ClassLimits], classes: Mapping[str, int]) -> sql.Co
         if {"infinity"} != {limits[classes[row.class_id] - 1] for row in rows} or name == "received":
             test = sql.SQL("coalesce({}, 'infinity') <= ({}::date[])[r.class_key]")
             tests.append(test.format(sql.Identifier("r", name), limits))
+    alone = [True] * max(classes.values(), default=0)
+    for row in rows:
+        alone[classes[row.class_id] - 1] = row.combine is Combine.ANY or bool(row.guarded) or not row.events
+    if not all(alone):
+        test = sql.SQL("(r.aggregation_id IS NOT NULL OR r.special OR ({}::boolean[])[r.class_key])")
+        tests.append(test.format(alone))
     return sql.SQL(" AND ").join(tests)
 
 
@@ -287,26 +295,29 @@ def _reached(rows: list[ClassLimits], kinds: Mapping[str, int]) -> sql.Composabl
     return sql.SQL(" OR ").join(tests) if tests else sql.SQL("false")
 
 
-def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[str, int]) -> dict[str, sql.Literal]:
-    """Columns of the main branch. `all`: what is not asked is satisfied by anything, infinity; `any`: by nothing."""
-    columns: dict[str, list[Any]] = {"class_keys": [], "anys": [], "guarded": [], "evented": []}
-    columns |= {name: [] for name in DATED}
-    columns |= {f"{part}{slot}": [] for slot in range(SLOTS) for part in ("kind", "limit", "covered")}
+def _folded(rows: list[ClassLimits], classes: Mapping[str, int], kinds: Mapping[str, int]) -> dict[str, sql.Composed]:
+    """What the class of record `r` asks for in the main branch, each an array of constants at the class's key: a row
+    for each class, joined, costs a third more. `all`: what is not asked is satisfied by anything, infinity; `any`: by
+    nothing, -infinity. A kind of 0 has no date."""
+    columns = {"any_one": "boolean", "guarded": "boolean", "evented": "boolean"} | dict.fromkeys(DATED, "date")
+    for slot in range(SLOTS):
+        columns |= {f"kind{slot}": "integer", f"limit{slot}": "date", f"covered{slot}": "boolean"}
+    by_key: list[dict[str, Any]] = [{} for _ in range(max(classes.values(), default=0))]
     for row in rows:
         any_one = row.combine is Combine.ANY
         nothing = "-infinity" if any_one else "infinity"
-        columns["class_keys"].append(classes[row.class_id])
-        columns["anys"].append(any_one)
-        columns["guarded"].append(bool(row.guarded) or len(row.events) > SLOTS)
-        columns["evented"].append(bool(row.events))
-        for name in DATED:
-            columns[name].append(_limit(row.dated[name]) if name in row.dated else nothing)
-        events = [(kinds.get(event.key), _limit(event.limit), event.covered) for event in row.events]
-        for slot, (kind, limit, covered) in enumerate((events + [(None, nothing, True)] * SLOTS)[:SLOTS]):
-            columns[f"kind{slot}"].append(kind)
-            columns[f"limit{slot}"].append(limit)
-            columns[f"covered{slot}"].append(covered)
-    return {name: sql.Literal(values) for name, values in columns.items()}
+        asked = by_key[classes[row.class_id] - 1]
+        asked |= {"any_one": any_one, "guarded": bool(row.guarded) or len(row.events) > SLOTS}
+        asked |= {"evented": bool(row.events)}
+        asked |= {name: _limit(row.dated[name]) if name in row.dated else nothing for name in DATED}
+        events = [(kinds.get(event.key, 0), _limit(event.limit), event.covered) for event in row.events]
+        for slot, (kind, limit, covered) in enumerate((events + [(0, nothing, True)] * SLOTS)[:SLOTS]):
+            asked |= {f"kind{slot}": kind, f"limit{slot}": limit, f"covered{slot}": covered}
+    empty = {"boolean": False, "integer": 0, "date": "-infinity"}
+    return {
+        name: sql.SQL("({}::{}[])[r.class_key]").format([one.get(name, empty[kind]) for one in by_key], sql.SQL(kind))
+        for name, kind in columns.items()
+    }
 
 
 def _limit(found: date | None) -> str:
@@ -384,42 +395,48 @@ _CERTAIN = (
     "array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside) OVER (PARTITION BY j.record_id, j.judged_class)"
 )
 _NONE = "NULL::integer[]"  # where nothing replaces a rule, nobody asks
-_FREE = "NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = d.record_id)"
 
 _DUE = sql.SQL("""
 WITH RECURSIVE scanned AS MATERIALIZED (
-    SELECT r.record_id, r.class_key, r.bytes, r.aggregation_id, r.received, r.document_date, r.modified, r.tagged,
-           {parent} AS parent_id, r.special, r.special OR l.guarded AS second
+    SELECT r.record_id, r.class_key, r.bytes, r.aggregation_id, {parent} AS parent_id, r.special,
+           r.special OR {guarded} AS second,
+           CASE WHEN r.special OR {guarded} THEN r.document_date END AS document_date,
+           CASE WHEN r.special OR {guarded}
+                THEN ARRAY[r.received, r.document_date, r.modified, r.tagged] END AS dates,
+           CASE WHEN r.special
+                THEN (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.record_id) END AS own,
+           CASE WHEN r.special OR {guarded}
+                THEN (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.aggregation_id) END AS whole,
+           CASE WHEN r.special
+                THEN (SELECT range_agg(daterange(u.starts, coalesce(u.ends, {as_of}::date), '[]')) FROM suspensions u
+                       WHERE u.subject_id IN (r.record_id, r.aggregation_id) AND u.starts <= {as_of}::date)
+                END AS suspended
       FROM records r
-      JOIN unnest(
-             {class_keys}::smallint[], {anys}::boolean[], {guarded}::boolean[], {evented}::boolean[],
-             {received}::date[], {document_date}::date[], {modified}::date[], {tagged}::date[],
-             {kind0}::smallint[], {limit0}::date[], {covered0}::boolean[],
-             {kind1}::smallint[], {limit1}::date[], {covered1}::boolean[],
-             {kind2}::smallint[], {limit2}::date[], {covered2}::boolean[])
-        AS l (class_key, any_one, guarded, evented, received, document_date, modified, tagged,
-              kind0, limit0, covered0, kind1, limit1, covered1, kind2, limit2, covered2)
-        ON l.class_key = r.class_key
       LEFT JOIN (SELECT subject_id, dates FROM current_triggers WHERE {reached}) AS s
-        ON s.subject_id = CASE WHEN l.evented THEN r.aggregation_id END
+        ON s.subject_id = CASE WHEN {evented} THEN r.aggregation_id END
      WHERE r.state = 1 AND {dated_limits} {only}
+       AND NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = r.record_id)
+       AND NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (e.record_id) e.record_id, e.not_before FROM extensions e
+                                     ORDER BY e.record_id, e.recorded_at DESC) AS x
+                        WHERE x.record_id = r.record_id
+                          AND ({as_of}::date < x.not_before OR x.not_before >= date '9999-12-31'))
        AND CASE WHEN r.special THEN true
-                WHEN l.any_one THEN l.guarded OR coalesce(
-                    r.received <= l.received OR r.document_date <= l.document_date
-                    OR r.modified <= l.modified OR r.tagged <= l.tagged
-                    OR (s.dates[l.kind0] <= l.limit0
-                        AND (l.covered0 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind0]))
-                    OR (s.dates[l.kind1] <= l.limit1
-                        AND (l.covered1 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind1]))
-                    OR (s.dates[l.kind2] <= l.limit2
-                        AND (l.covered2 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind2])), false)
-                ELSE NOT l.evented
-                OR (coalesce(s.dates[l.kind0], 'infinity') <= l.limit0
-                    AND coalesce(s.dates[l.kind1], 'infinity') <= l.limit1
-                    AND coalesce(s.dates[l.kind2], 'infinity') <= l.limit2
-                    AND (l.covered0 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind0])
-                    AND (l.covered1 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind1])
-                    AND (l.covered2 OR r.document_date IS NULL OR r.document_date <= s.dates[l.kind2]))
+                WHEN {any_one} THEN {guarded} OR coalesce(
+                    r.received <= {received} OR r.document_date <= {document_date}
+                    OR r.modified <= {modified} OR r.tagged <= {tagged}
+                    OR (s.dates[{kind0}] <= {limit0}
+                        AND ({covered0} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind0}]))
+                    OR (s.dates[{kind1}] <= {limit1}
+                        AND ({covered1} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind1}]))
+                    OR (s.dates[{kind2}] <= {limit2}
+                        AND ({covered2} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind2}])), false)
+                ELSE NOT {evented}
+                OR (coalesce(s.dates[{kind0}], 'infinity') <= {limit0}
+                    AND coalesce(s.dates[{kind1}], 'infinity') <= {limit1}
+                    AND coalesce(s.dates[{kind2}], 'infinity') <= {limit2}
+                    AND ({covered0} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind0}])
+                    AND ({covered1} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind1}])
+                    AND ({covered2} OR r.document_date IS NULL OR r.document_date <= s.dates[{kind2}]))
            END
 ), rules AS MATERIALIZED (
     SELECT * FROM unnest({rule_no}::integer[], {rule_class}::smallint[], {rule_any}::boolean[],
@@ -435,18 +452,7 @@ WITH RECURSIVE scanned AS MATERIALIZED (
 ), replacements AS MATERIALIZED (
     SELECT * FROM unnest({replaced}::integer[], {replacing}::integer[]) AS p (rule_no, by_no)
 ), facts AS MATERIALIZED (
-    SELECT r.record_id, r.class_key, r.bytes, r.aggregation_id, r.parent_id, r.special, r.document_date,
-           ARRAY[r.received, r.document_date, r.modified, r.tagged] AS dates,
-           CASE WHEN r.special
-                THEN (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.record_id) END AS own,
-           (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.aggregation_id) AS whole,
-           p.spans AS suspended
-      FROM scanned r
-      LEFT JOIN LATERAL (
-           SELECT range_agg(daterange(u.starts, coalesce(u.ends, {as_of}::date), '[]')) AS spans FROM suspensions u
-            WHERE r.special AND u.subject_id IN (r.record_id, r.aggregation_id) AND u.starts <= {as_of}::date
-           ) AS p ON true
-     WHERE r.second AND (p.spans IS NULL OR NOT p.spans @> {as_of}::date)
+    SELECT * FROM scanned WHERE second AND (suspended IS NULL OR NOT suspended @> {as_of}::date)
 ), merged AS MATERIALIZED (
     SELECT f.*, f.dates || CASE
              WHEN own IS NULL THEN whole
@@ -493,18 +499,11 @@ WITH RECURSIVE scanned AS MATERIALIZED (
            coalesce(CASE WHEN bool_or(any_one) THEN bool_or(satisfied) FILTER (WHERE counts)
                          ELSE bool_and(satisfied) FILTER (WHERE counts) END, false) AS is_due
       FROM live GROUP BY record_id, judged_class
-), candidates AS (
+), eligible AS (
     SELECT record_id, class_key, bytes, aggregation_id, parent_id, special FROM scanned WHERE NOT second
     UNION ALL
     SELECT record_id, class_key, bytes, aggregation_id, parent_id, special FROM facts
      WHERE record_id IN (SELECT record_id FROM per_class GROUP BY record_id HAVING bool_and(is_due))
-), eligible AS (
-    SELECT d.* FROM candidates d
-     WHERE {free}
-       AND NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (e.record_id) e.record_id, e.not_before FROM extensions e
-                                     ORDER BY e.record_id, e.recorded_at DESC) AS x
-                        WHERE x.record_id = d.record_id
-                          AND ({as_of}::date < x.not_before OR x.not_before >= date '9999-12-31'))
 )""")
 
 # Rule `u` counts from trigger date `d.day`.

@@ -1,21 +1,24 @@
 """What a schedule would change, before it is loaded: counted, listed and drawn. Nothing changes.
 
 Rules of this module (requirements: retention, rule 16):
-- What becomes due and what ceases to be is `retention.eligibility`'s answer under either schedule; until when is
-  `retention.whatif_dates`'. Nobody else decides.
+- Until when is `retention.whatif_dates`' answer under either schedule, in one scan; due is what ended before the day,
+  and units are `retention.eligibility`'s. Both agree with `engine.decide` (tests/integration/test_whatif.py).
+- It is counted without a list: only records that are due under either schedule are taken by name, because units,
+  locks and holds are asked of them. The list of all that changed is made when it is read, one row after the other.
 - Due is meant despite holds, because what a hold blocks is told apart: of what becomes due, so many records are
   held, and so many have an object locked in the vault beyond the day.
 - Records are not classified or labelled anew: classification rules work at capture, and a loaded schedule does not
   move records. A record whose class the new schedule does not have is kept.
 - Classes whose rules date alike cost nothing, unless they share units with a class that does not: an aggregation
   that goes as a whole, or a parent. Records that share such a class by a label are looked at one list apart.
-- It works on temporary tables of its transaction, which are gone with it.
+- It works on a temporary table of its transaction, which is gone with it. Where the list must agree with the
+  numbers while others write, the transaction is REPEATABLE READ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -68,6 +71,7 @@ class WhatIf:
 
     as_of: date
     effects: tuple[Effect, ...]
+    listing: sql.Composed | None = field(default=None, repr=False, compare=False)  # what `changed_rows` reads
 
     @property
     def total(self) -> Effect:
@@ -75,33 +79,35 @@ class WhatIf:
 
 
 def compare(conn: Connection, old: Schedule, new: Schedule, as_of: date) -> WhatIf:
-    """What changes if `new` takes the place of `old`. Leaves the changed records in temporary tables for
-    `changed_rows`; needs a transaction."""
+    """What changes if `new` takes the place of `old`. Needs a transaction, in which `changed_rows` lists it."""
     conn.execute("SET LOCAL parallel_tuple_cost = 0.001")  # as in eligibility.due
-    for name in ("due_before", "due_after", "flipped", "changed"):
-        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier("pg_temp", f"whatif_{name}")))
+    conn.execute("SET LOCAL work_mem = '64MB'")
+    conn.execute("DROP TABLE IF EXISTS pg_temp.whatif_found")
     redated = comparison.redated(old, new, as_of)
     if not redated:
         return WhatIf(as_of, ())
-    scope = _scope(conn, old, new, redated)
-    _mark_due(conn, old, new, as_of, scope)
-    _mark_changed(conn, old, new, as_of, scope)
-    rows = conn.execute(_EFFECTS.format(**_blocks(new, as_of))).fetchall()
+    dated = _dated(conn, old, new, as_of, _scope(conn, old, new, redated))
+    conn.execute(_FOUND.format(dated=dated, as_of=as_of))
+    conn.execute("ANALYZE pg_temp.whatif_found")
+    for side, plan in (("due_before", old), ("due_after", new)):
+        if whole := eligibility.unit_statement(conn, plan, _ELIGIBLE.format(due=sql.Identifier(side))):
+            conn.execute(_TAKEN_BACK.format(due=sql.Identifier(side), whole=whole))
+    blocks = _blocks(new, as_of)
+    rows = conn.execute(_EFFECTS.format(blocks=blocks, amounts=_AMOUNTS)).fetchall()
     found = {row[0]: Effect(row[0], *(Amount(row[i], row[i + 1]) for i in range(1, len(row), 2))) for row in rows}
     order = [known.id for known in (*new.classes, *old.classes)]
-    return WhatIf(as_of, tuple(found[name] for name in dict.fromkeys([*order, *found]) if name in found))
+    effects = tuple(found[name] for name in dict.fromkeys([*order, *found]) if name in found)
+    return WhatIf(as_of, effects, _LIST.format(dated=dated, open=whatif_dates.OPEN, blocks=blocks))
 
 
-def changed_rows(conn: Connection, new: Schedule, as_of: date) -> Iterator[bytes]:
+def changed_rows(conn: Connection, found: WhatIf) -> Iterator[bytes]:
     """The changed records of `compare` as CSV with a header, in the same transaction: ids, codes and dates only.
 
     An open date is empty; `due_before` and `due_after` are meant despite holds; `holds` are ids between spaces."""
-    if conn.execute("SELECT to_regclass('pg_temp.whatif_changed')").fetchone() == (
-        None,
-    ):  # no class is dated otherwise
+    if found.listing is None:  # no class is dated otherwise
         yield _HEADER
         return
-    with conn.cursor() as cursor, cursor.copy(_LIST.format(open=whatif_dates.OPEN, **_blocks(new, as_of))) as copy:
+    with conn.cursor() as cursor, cursor.copy(found.listing) as copy:
         yield from (bytes(chunk) for chunk in copy)
 
 
@@ -209,56 +215,42 @@ UNION SELECT r.class_key FROM records r
 """)
 
 
-def _only(plan: Schedule, names: frozenset[str]) -> Schedule:
-    return replace(plan, classes=tuple(known for known in plan.classes if known.id in names))
-
-
 # ---------------------------------------------------------------- which records
 
 
-def _mark_due(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope: _Scope) -> None:
-    """What is due under either schedule, and what under one of them only."""
-    for name, plan in (("whatif_due_before", old), ("whatif_due_after", new)):
-        table = sql.Identifier(name)
-        query = eligibility.statement(conn, _only(plan, scope.classes), as_of, despite_holds=True)
-        made = sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS {} SELECT record_id FROM due r WHERE {}")
-        conn.execute(made.format(table, query, scope.together))
-        if scope.apart:
-            query = eligibility.statement(conn, plan, as_of, scope.apart, despite_holds=True)
-            conn.execute(sql.SQL("INSERT INTO {} {} SELECT record_id FROM due").format(table, query))
-    conn.execute(
-        """CREATE TEMP TABLE whatif_flipped ON COMMIT DROP AS
-           SELECT coalesce(b.record_id, a.record_id) AS record_id, a.record_id IS NOT NULL AS due
-             FROM whatif_due_before b FULL JOIN whatif_due_after a USING (record_id)
-            WHERE b.record_id IS NULL OR a.record_id IS NULL"""
-    )
+def _dated(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope: _Scope) -> sql.Composed:
+    """A statement: the records that are looked at, each with its date under either schedule."""
+    dated = whatif_dates.prepare(conn, old, new, as_of, scope.classes).statement(scope.together)
+    if not scope.apart:
+        return dated
+    every = [known.id for plan in (old, new) for known in plan.classes]
+    apart = whatif_dates.prepare(conn, old, new, as_of, every, scope.apart)
+    only = sql.SQL("r.record_id = ANY ({}::uuid[])").format(list(scope.apart))
+    return sql.SQL("({}) UNION ALL ({})").format(dated, apart.statement(only))
 
 
-def _mark_changed(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope: _Scope) -> None:
-    """Records with another date, then those that have none but go, or stay, with others that do."""
-    dates = whatif_dates.prepare(conn, old, new, as_of, scope.classes)
-    found = sql.SQL("{} ({}) AS d WHERE before <> after")
-    made = sql.SQL("CREATE TEMP TABLE whatif_changed ON COMMIT DROP AS SELECT * FROM")
-    conn.execute(found.format(made, dates.statement(scope.together)))
-    beside = sql.SQL(
-        "r.record_id IN (SELECT record_id FROM whatif_flipped EXCEPT SELECT record_id FROM whatif_changed)"
-    )
-    statements = [(dates, scope.together)]
-    if scope.apart:
-        every = [known.id for plan in (old, new) for known in plan.classes]
-        apart = whatif_dates.prepare(conn, old, new, as_of, every, scope.apart)
-        only = sql.SQL("r.record_id = ANY ({}::uuid[])").format(list(scope.apart))
-        conn.execute(found.format(sql.SQL("INSERT INTO whatif_changed SELECT * FROM"), apart.statement(only)))
-        statements.append((apart, only))
-    for some, only in statements:
-        conn.execute(sql.SQL("INSERT INTO whatif_changed {}").format(some.statement(only + sql.SQL(" AND ") + beside)))
-    conn.execute("ANALYZE pg_temp.whatif_changed, pg_temp.whatif_flipped")
+# One row for each record that is due on either side; of all others one for each class and direction.
+_FOUND = sql.SQL("""
+CREATE TEMP TABLE whatif_found ON COMMIT DROP AS
+SELECT class_key, sign(after - before)::integer AS moved, before < {as_of} AS due_before, after < {as_of} AS due_after,
+       CASE WHEN before < {as_of} OR after < {as_of} THEN record_id END AS record_id,
+       count(*) AS records, sum(bytes)::bigint AS bytes
+  FROM ({dated}) AS d
+ WHERE before <> after OR before < {as_of}
+ GROUP BY 1, 2, 3, 4, 5
+""")
+
+_ELIGIBLE = sql.SQL("SELECT r.* FROM whatif_found w JOIN records r USING (record_id) WHERE w.{due}")
+
+# What would be due alone, but belongs to a unit that is not.
+_TAKEN_BACK = sql.SQL("""
+UPDATE whatif_found SET {due} = false WHERE {due} AND record_id NOT IN ({whole} SELECT record_id FROM due)
+""")
 
 
-def _blocks(new: Schedule, as_of: date) -> dict[str, sql.Composed]:
-    """What keeps a record that is due: locks beyond the day, as the vault answered, and holds in force."""
-    morning = datetime.combine(as_of, time.min, ZoneInfo(new.timezone))
-    return {"blocks": _BLOCKS.format(morning=morning)}
+def _blocks(new: Schedule, as_of: date) -> sql.Composed:
+    """Locks beyond the day, as the vault answered: with holds, what keeps a record that is due."""
+    return _BLOCKS.format(morning=datetime.combine(as_of, time.min, ZoneInfo(new.timezone)))
 
 
 _BLOCKS = sql.SQL("""
@@ -266,18 +258,22 @@ _BLOCKS = sql.SQL("""
                   WHERE actual_until > {morning} GROUP BY subject_id) AS l USING (record_id)
 """)
 
+# In the order of EFFECTS.
+_AMOUNTS = sql.SQL(", ").join(
+    sql.SQL("coalesce(sum({}) FILTER (WHERE {}), 0)::bigint").format(sql.Identifier(summed), sql.SQL(which))
+    for which in ("becomes", "ceases", "moved > 0", "moved < 0", "becomes AND locked_until IS NOT NULL", "held")
+    for summed in ("records", "bytes")
+)
+
 _EFFECTS = sql.SQL("""
     SELECT c.class_id,
-           count(*) FILTER (WHERE f.due), coalesce(sum(d.bytes) FILTER (WHERE f.due), 0)::bigint,
-           count(*) FILTER (WHERE NOT f.due), coalesce(sum(d.bytes) FILTER (WHERE NOT f.due), 0)::bigint,
-           count(*) FILTER (WHERE after > before), coalesce(sum(d.bytes) FILTER (WHERE after > before), 0)::bigint,
-           count(*) FILTER (WHERE after < before), coalesce(sum(d.bytes) FILTER (WHERE after < before), 0)::bigint,
-           count(*) FILTER (WHERE f.due AND locked_until IS NOT NULL),
-           coalesce(sum(d.bytes) FILTER (WHERE f.due AND locked_until IS NOT NULL), 0)::bigint,
-           count(*) FILTER (WHERE f.due AND held), coalesce(sum(d.bytes) FILTER (WHERE f.due AND held), 0)::bigint
-      FROM whatif_changed d JOIN classes c USING (class_key)
-      LEFT JOIN (SELECT record_id, due, due AND EXISTS (SELECT FROM hold_members h WHERE h.record_id = w.record_id)
-                                        AS held FROM whatif_flipped w) AS f USING (record_id) {blocks}
+           {amounts}
+      FROM (SELECT f.*, due_after AND NOT due_before AS becomes, due_before AND NOT due_after AS ceases, locked_until,
+                   due_after AND NOT due_before
+                   AND EXISTS (SELECT FROM hold_members h WHERE h.record_id = f.record_id) AS held
+              FROM whatif_found f {blocks}) AS d
+      JOIN classes c USING (class_key)
+     WHERE moved <> 0 OR becomes OR ceases
      GROUP BY c.class_id
 """)
 
@@ -286,12 +282,13 @@ _HEADER = b"record_id,class_id,bytes,retain_until_before,retain_until_after,due_
 _LIST = sql.SQL("""
 COPY (
     SELECT d.record_id, c.class_id, d.bytes, nullif(d.before, {open}) AS retain_until_before,
-           nullif(d.after, {open}) AS retain_until_after,
-           d.record_id IN (SELECT record_id FROM whatif_due_before) AS due_before,
-           d.record_id IN (SELECT record_id FROM whatif_due_after) AS due_after, locked_until,
+           nullif(d.after, {open}) AS retain_until_after, coalesce(f.due_before, false) AS due_before,
+           coalesce(f.due_after, false) AS due_after, locked_until,
            (SELECT string_agg(hold_id::text, ' ' ORDER BY hold_id) FROM hold_members h
              WHERE h.record_id = d.record_id) AS holds
-      FROM whatif_changed d JOIN classes c USING (class_key) {blocks}
+      FROM ({dated}) AS d JOIN classes c USING (class_key)
+      LEFT JOIN (SELECT record_id, due_before, due_after FROM whatif_found) AS f USING (record_id) {blocks}
+     WHERE d.before <> d.after OR f.due_before <> f.due_after
      ORDER BY c.class_id, d.record_id
 ) TO STDOUT (FORMAT csv, HEADER)
 """)

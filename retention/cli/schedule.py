@@ -173,7 +173,7 @@ def schedule_diff(
         tell(f"comparing with version {old.version} as of {as_of} …")
         found = whatif.compare(conn, old.schedule, new, as_of)
         if csv is not None:
-            _write(csv, whatif.changed_rows(conn, new, as_of))
+            _write(csv, whatif.changed_rows(conn, found))
         used = policy.used_classes(conn)
     if chart is not None:
         _write(chart, [whatif.chart(found, new).encode()])

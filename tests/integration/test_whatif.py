@@ -57,8 +57,8 @@ def pairs(draw: st.DrawFn) -> tuple[Schedule, Schedule]:
             return old, replace(old, classes=(replace(first, rules=tuple(shorter)), *old.classes[1:]))
 
 
-def rows(conn: Connection, new: Schedule, as_of: date) -> dict[UUID, dict[str, str]]:
-    text = b"".join(whatif.changed_rows(conn, new, as_of)).decode()
+def rows(conn: Connection, found: whatif.WhatIf) -> dict[UUID, dict[str, str]]:
+    text = b"".join(whatif.changed_rows(conn, found)).decode()
     return {UUID(row["record_id"]): row for row in csv.DictReader(io.StringIO(text))}
 
 
@@ -79,7 +79,7 @@ def test_every_change_is_found_and_nothing_else(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(whatif, "APART", apart)
             found = whatif.compare(conn, old, new, as_of)
-        listed = rows(conn, new, as_of)
+        listed = rows(conn, found)
         free = {record: replace(facts, holds=()) for record, facts in catalog.facts.items()}
         catalog.facts, held = free, {record for record, facts in catalog.facts.items() if facts.holds}
         due = {side: catalog.due(plan, as_of) for side, plan in (("before", old), ("after", new))}
@@ -139,7 +139,7 @@ def test_locks_holds_and_suspensions_are_told_apart(conn: Connection) -> None:
         lock(conn, locked, "2026-01-01 00:00:01+00")
         lock(conn, long_ago, "2025-12-31 23:59:59+00")
         found = whatif.compare(conn, old, new, AS_OF)
-        listed = rows(conn, new, AS_OF)
+        listed = rows(conn, found)
         (effect,) = found.effects
         assert effect.class_id == "A"
         assert effect.becomes_due == whatif.Amount(4, 1 + 2 + 3 + 4)
@@ -170,7 +170,7 @@ def test_a_class_that_shares_a_unit_with_a_changed_one_is_looked_at(conn: Connec
         second = catalog.record(replace(facts, class_ids=("B",)), group)
         catalog.record(replace(facts, class_ids=("B",)), None)
         found = whatif.compare(conn, old, new, AS_OF)
-        assert rows(conn, new, AS_OF).keys() == {first, second}
+        assert rows(conn, found).keys() == {first, second}
         assert {(e.class_id, e.ceases_due.records, e.extended.records) for e in found.effects} == {
             ("A", 1, 1),
             ("B", 1, 0),
@@ -196,14 +196,13 @@ def test_what_chance_seldom_meets(conn: Connection, apart: int, monkeypatch: pyt
         labelled = catalog.record(RecordFacts(("B", "A"), received=D("2019-02-03")), None)
         parent = catalog.record(RecordFacts(("B",), received=D("2019-02-04")), None)
         child = catalog.record(RecordFacts(("A",), received=D("2020-02-05")), None, parent=parent)
-        whatif.compare(conn, old, new, AS_OF)
-        found = {
+        listed = rows(conn, whatif.compare(conn, old, new, AS_OF))
+        assert {
             record: tuple(
                 row[name] for name in ("retain_until_before", "retain_until_after", "due_before", "due_after")
             )
-            for record, row in rows(conn, new, AS_OF).items()
-        }
-        assert found == {
+            for record, row in listed.items()
+        } == {
             in_time: ("2025-01-01", "2024-01-01", "t", "t"),
             extended: ("2017-01-01", "2015-01-01", "t", "t"),
             labelled: ("2026-02-03", "2024-02-03", "f", "t"),
@@ -221,8 +220,9 @@ def test_the_same_schedule_changes_nothing_and_reads_no_records(conn: Connection
         catalog.record(RecordFacts(("A",), received=D("2001-01-01")), None)
         conn.execute("ALTER TABLE records RENAME TO hidden")
         again = replace(old, title="Again", classes=(replace(old.classes[0], vital=True),))
-        assert whatif.compare(conn, old, again, AS_OF).effects == ()
-        assert b"".join(whatif.changed_rows(conn, again, AS_OF)).startswith(b"record_id,class_id,bytes,")
+        found = whatif.compare(conn, old, again, AS_OF)
+        assert found.effects == ()
+        assert b"".join(whatif.changed_rows(conn, found)).startswith(b"record_id,class_id,bytes,")
     finally:
         conn.rollback()
 
