@@ -179,6 +179,12 @@ def _finish(archive: Archive, plan_id: UUID, gone: Sequence[UUID], former: Mappi
         return
     ids = {"ids": list(gone)}
     with transaction(archive.connections) as conn:
+        conn.execute(  # case files before records, as everywhere: two writers wait, and never for each other
+            """SELECT FROM aggregations WHERE aggregation_id IN (
+                      SELECT aggregation_id FROM records WHERE record_id = ANY(%(ids)s))
+                ORDER BY aggregation_id FOR UPDATE""",
+            ids,
+        )
         rows = conn.execute(
             """SELECT t.record_id, t.outcome, t.rule_id, t.retain_until, t.sealed_sha256, c.class_id, r.aggregation_id
                  FROM tombstones t JOIN classes c USING (class_key) JOIN records r USING (record_id)
@@ -238,12 +244,9 @@ def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Se
 def _empty_aggregations(
     conn: Connection, archive: Archive, plan_id: UUID, touched: set[UUID], now: datetime
 ) -> list[Event]:
-    """An aggregation of which no record is left loses its key too: its business id was sealed under it."""
+    """An aggregation of which no record is left loses its key too: its business id was sealed under it. They are
+    locked: whoever captures into one waits, or is seen here."""
     asked = {"touched": list(touched), "plan": plan_id}
-    # Whoever captures into one waits, or is seen below.
-    conn.execute(
-        "SELECT 1 FROM aggregations WHERE aggregation_id = ANY(%(touched)s) ORDER BY aggregation_id FOR UPDATE", asked
-    )
     rows = conn.execute(
         """WITH gone AS (
                DELETE FROM subject_keys k USING aggregations a

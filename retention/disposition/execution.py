@@ -9,9 +9,10 @@ Rules of this module (requirements: retention, *Disposition*; design: *Crash ord
   (retention.holds).
 - Then keys, bytes, T2 (retention.disposition.erasure). No key goes before every lock on the record's
   objects has ended: until then the record is kept as `due-locked`, and listed.
-- A unit goes whole or not at all. A failure on one record stops no other and never marks it destroyed; it stays
-  `destroying`, the run is red, and running it again goes on there. A plan is executed by one process at a time, and
-  once: executing it again answers what was done.
+- A unit goes whole or not at all, as it was planned and as it stands today: what came into its case file since and
+  is not in the plan keeps it, and so does a member that was decided otherwise. A failure on one record stops no
+  other and never marks it destroyed; it stays `destroying`, the run is red, and running it again goes on there. A
+  plan is executed by one process at a time, and once: executing it again answers what was done.
 - What is transferred is destroyed here only after the receiver's acknowledgement, and only what it accepted.
 - A clock that runs more than a day ahead of outside evidence (the Date of the vault, PostgreSQL's own clock), or
   behind the last event of the ledger, decides nothing. (A `file://` vault has no clock of its own.)
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -226,6 +227,12 @@ def _take(run: _Run, ids: Sequence[UUID], *, mark: bool = True) -> list[UUID]:
     locked = _locked_in_vault(archive, ids, now)
     with transaction(archive.connections) as conn:
         holds.shared(conn)
+        conn.execute(  # whoever captures into one of their case files, or moves a record there, waits
+            """SELECT FROM aggregations WHERE aggregation_id IN (
+                      SELECT aggregation_id FROM records WHERE record_id = ANY(%s))
+                ORDER BY aggregation_id FOR NO KEY UPDATE""",
+            (list(ids),),
+        )
         rows = conn.execute(
             """SELECT r.record_id, r.state, r.class_key = i.class_key, i.unit_id, i.action
                  FROM records r JOIN plan_items i USING (record_id)
@@ -240,13 +247,17 @@ def _take(run: _Run, ids: Sequence[UUID], *, mark: bool = True) -> list[UUID]:
         planned = {row[0]: Action(row[4]) for row in rows}
         kept |= dict.fromkeys(_locked(conn, waiting, now) | locked, "due-locked")
         kept |= dict.fromkeys(_restricted(conn, waiting), "restricted")
-        for schedule in _schedules(conn, run.plan):
+        schedules = _schedules(conn, run.plan)
+        for schedule in schedules:
             kept |= _not_due(conn, schedule, waiting, planned, engine.today(schedule, now))
         if run.accepted is not None:
             kept |= {record: "not-accepted" for record in waiting if record not in run.accepted}
         split = {row[3] for row in rows if row[0] in kept}  # a unit goes whole, or not at all
         kept |= {row[0]: "unit-kept" for row in rows if row[3] in split and row[0] not in kept}
-        going = [row[0] for row in rows if row[0] not in kept]
+        units = _by_unit((row[3], row[0]) for row in rows if row[0] not in kept)
+        for unit, code in _staying(conn, run.plan.id, schedules, units).items():
+            kept |= dict.fromkeys(units.pop(unit), code)
+        going = sorted(record for members in units.values() for record in members)
         marked = going if mark else []
         conn.execute("UPDATE records SET state = %s WHERE record_id = ANY(%s)", (RecordState.DESTROYING, marked))
         conn.execute(
@@ -265,6 +276,45 @@ def _take(run: _Run, ids: Sequence[UUID], *, mark: bool = True) -> list[UUID]:
         ledger.append(conn, events, now)
     run.progress(len(kept))
     return going
+
+
+def _by_unit(rows: Iterable[tuple[UUID, UUID]]) -> dict[UUID, set[UUID]]:
+    units: dict[UUID, set[UUID]] = {}
+    for unit, record in rows:
+        units.setdefault(unit, set()).add(record)
+    return units
+
+
+def _staying(
+    conn: Connection, plan_id: UUID, schedules: Sequence[Schedule], units: Mapping[UUID, set[UUID]]
+) -> dict[UUID, str]:
+    """Units that would be split as they stand today, and why: a member is not going, and the plan has no other way
+    for it."""
+    staying: dict[UUID, str] = {}
+    for schedule in schedules:
+        going = {record for unit, members in units.items() if unit not in staying for record in members}
+        if going.issuperset(eligibility.unit_members(conn, schedule, sorted(going))):
+            continue
+        reached = {unit: {*eligibility.unit_members(conn, schedule, sorted(units[unit]))} for unit in units}
+        planned, other = _in_plan(conn, plan_id, going, set().union(*reached.values()) - going)
+        while split := {unit for unit in units.keys() - staying.keys() if not reached[unit] <= going | other}:
+            staying |= {u: "unit-kept" if reached[u] - going <= planned else "unit-grew" for u in split}
+            going = {record for unit in units.keys() - staying.keys() for record in units[unit]}
+            planned |= set().union(*(units[unit] for unit in split))
+    return staying
+
+
+def _in_plan(conn: Connection, plan_id: UUID, going: set[UUID], others: set[UUID]) -> tuple[set[UUID], set[UUID]]:
+    """Which of the others are in the plan too; and which of these go another way: handed on while the ones that are
+    going are destroyed, or destroyed while those are handed on."""
+    rows = conn.execute(
+        """SELECT o.record_id, o.open AND o.decision = 'approve' AND (o.action = 'transfer') <> (
+                  SELECT bool_or(g.action = 'transfer') FROM plan_items g
+                   WHERE g.plan_id = %(plan)s AND g.record_id = ANY(%(going)s))
+             FROM plan_items o WHERE o.plan_id = %(plan)s AND o.record_id = ANY(%(others)s)""",
+        {"plan": plan_id, "others": list(others), "going": list(going)},
+    ).fetchall()
+    return {record for record, _ in rows}, {record for record, other in rows if other}
 
 
 def _by_code(kept: dict[UUID, str]) -> dict[str, list[UUID]]:

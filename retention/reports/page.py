@@ -69,6 +69,7 @@ OUTCOMES: Mapping[str, str] = {
     "changed": "Kept: its state or class changed after the proposal.",
     "not-accepted": "Kept: the receiver did not accept it.",
     "unit-kept": "Kept: it goes only with others, of which one was kept.",
+    "unit-grew": "Kept: its case file has a record by now that the plan does not have. It is proposed again.",
     "unit-not-due": "Kept: it goes only with others, of which one is not due.",
 }
 _GONE = ("destroyed", "transferred")

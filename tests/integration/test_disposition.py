@@ -14,7 +14,8 @@ import pytest
 
 from ingest import pipeline, sources
 from ingest.extraction.workers import Workers
-from retention import approvals, catalog, descriptors, holds, ledger, policy, signatures
+from retention import aggregations, approvals, catalog, descriptors, holds, ledger, policy, signatures
+from retention.aggregations import Aggregation
 from retention.approvals import Kind
 from retention.archive import Archive, load_key
 from retention.database import transaction
@@ -328,6 +329,82 @@ def test_families_go_whole(ready: Archive, clock: Clock, tmp_path: Path) -> None
     done = run(ready, plan_id, clock)
     assert done.outcomes == {"destroyed": 2, "held": 3}
     assert states(ready)[mail] == 1 and states(ready)[other] == 3
+
+
+CASES = """\
+  - id: CASE
+    title: Goes with its case file
+    action: destroy
+    unit: aggregation
+    rules: [{id: case, trigger: received, period: P1Y, verified: true, authority: *house}]
+  - id: STAGED-CASE
+    title: Goes with its case file, reviewed twice
+    action: destroy
+    unit: aggregation
+    review: [{name: owner}, {name: officer}]
+    rules: [{id: staged-case, trigger: received, period: P1Y, verified: true, authority: *house}]
+  - id: HANDED-CASE
+    title: Handed on with its case file
+    action: transfer
+    unit: aggregation
+    rules: [{id: handed-case, trigger: received, period: P1Y, verified: true, authority: *house}]
+"""
+
+
+@pytest.fixture
+def case_file(ready: Archive, clock: Clock) -> UUID:
+    """patient:123, under a schedule by which case files go whole."""
+    load(ready, clock, SCHEDULE.replace("  - id: SYS-CERT", CASES + "  - id: SYS-CERT"))
+    patient = Aggregation("patient", "123")
+    with transaction(ready.connections) as conn:
+        ledger.append(conn, aggregations.ensure(conn, ready, [patient], clock()), clock())
+    return aggregations.identity(ready.safe, patient)
+
+
+def test_a_late_letter_keeps_its_case_file(ready: Archive, clock: Clock, tmp_path: Path, case_file: UUID) -> None:
+    file, free = capture_all(
+        ready, [Document("CASE", "file", aggregation=case_file), Document("CASE", "free")], clock, tmp_path / "in"
+    )
+    plan_id = approve_all(ready, clock)
+    (late,) = capture_all(ready, [Document("CASE", "late", aggregation=case_file)], clock, tmp_path / "in2")
+    assert run(ready, plan_id, clock).outcomes == {"destroyed": 1, "unit-grew": 1}
+    assert [states(ready)[record] for record in (file, late, free)] == [1, 1, 3]
+    assert run(ready, approve_all(ready, clock), clock).outcomes == {"destroyed": 2}  # together, the next time
+
+
+def test_a_member_that_got_another_class_keeps_its_case_file(
+    ready: Archive, clock: Clock, tmp_path: Path, case_file: UUID
+) -> None:
+    documents = [Document(class_id, class_id, aggregation=case_file) for class_id in ("CASE", "STAGED-CASE")]
+    one, other = capture_all(ready, documents, clock, tmp_path / "in")
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+    reviewing.review(ready, plan_id, EVERYTHING, APPROVE, clock())
+    relabel = Decided(Decision.RELABEL, "wrong-class", to_class="SHORT")  # as due as it was
+    assert reviewing.review(ready, plan_id, EVERYTHING, relabel, clock()) == 1  # the first has had its review
+    sign(ready, plan_id, clock)
+    assert run(ready, plan_id, clock).outcomes == {"relabelled": 1, "unit-kept": 1}
+    assert [states(ready)[record] for record in (one, other)] == [1, 1]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_case_file_of_which_a_part_is_handed_on(
+    ready: Archive, clock: Clock, tmp_path: Path, case_file: UUID, held: bool
+) -> None:
+    documents = [Document(class_id, class_id, aggregation=case_file) for class_id in ("CASE", "HANDED-CASE")]
+    destroyed, handed = capture_all(ready, documents, clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    if held:
+        matter = Matter("A", "B", date(2027, 1, 1))
+        holds.place(ready, Scope(records=(destroyed,)), Mode.STATIC, matter, clock())
+    done = run(ready, plan_id, clock)
+    if held:  # then nothing of it is handed on either
+        assert done.outcomes == {"held": 1, "unit-not-due": 1} and done.complete
+    else:
+        assert done.outcomes == {"destroyed": 1, "open": 1} and done.bag is not None
+        execution.acknowledge(ready, plan_id, receipt(tmp_path / "r.json", ready, plan_id, {}), clock())
+        assert run(ready, plan_id, clock).outcomes == {"destroyed": 1, "transferred": 1}
+    assert [states(ready)[record] for record in (destroyed, handed)] == ([1, 1] if held else [3, 4])
 
 
 def test_a_lock_that_has_not_ended_keeps_key_and_bytes(ready: Archive, clock: Clock, tmp_path: Path) -> None:
