@@ -143,14 +143,20 @@ def ensure(conn: Connection, archive: Archive, wanted: Iterable[Aggregation], no
     return insert(conn, archive, seal(archive, conn, wanted, now), now)
 
 
+class Emptied(Exception):
+    """An aggregation lost its key with its last record after it was looked up: look it up, and seal it, anew."""
+
+
 def joined(conn: Connection, ids: Iterable[UUID]) -> set[UUID]:
     """Which of the aggregations that records are about to join were ever suspended: such records are special.
 
-    Nobody suspends one until this transaction ends."""
+    Until this transaction ends nobody suspends one, or destroys its key. Raises Emptied for one without a key."""
     asked = list(ids)
     if not asked:
         return set()
     conn.execute("SELECT FROM aggregations WHERE aggregation_id = ANY(%s) ORDER BY aggregation_id FOR SHARE", (asked,))
+    if missing(conn, asked):
+        raise Emptied
     return {row[0] for row in conn.execute("SELECT subject_id FROM suspensions WHERE subject_id = ANY(%s)", (asked,))}
 
 

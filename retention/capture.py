@@ -9,6 +9,8 @@ Rules of this module:
   captures and the other finds it already known. Places are taken in order, so that writers wait and never
   deadlock.
 - A parent and its children are captured together or not at all.
+- No record comes into a case file whose key is gone: one that lost it after it was looked up gets a new key, and the
+  transaction is tried again.
 - A dynamic hold takes in what arrives, in the transaction that captures it (retention.holds).
 - The ledger is appended last: its one-row head is locked as briefly as possible.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -45,6 +48,17 @@ class _Placed:
     sealed_bytes: int
     version: str
     object_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """What the vault has of a batch; rows follow."""
+
+    placed: Mapping[UUID, _Placed]
+    keys: Mapping[UUID, RecordKey]
+    objects: Sequence[descriptors.Descriptor]
+    lines: Sequence[descriptors.Line]
+    cases: aggregations.Sealed
 
 
 def known(archive: Archive, places: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes | None, UUID]]:
@@ -76,12 +90,18 @@ def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], relea
     subjects = _subjects(batch)
     keys = {subject: placed[subject].key if subject in placed else new_record_key() for subject in subjects}
     sealed = ((subject, 1, keys[subject].seal(descriptors.encode(*subjects[subject][:2]))) for subject in subjects)
-    objects, lines = descriptors.store(archive, sealed, clock())
-    cases = aggregations.Sealed()
-    if _cases(batch):
-        with transaction(archive.connections) as conn:
-            cases = aggregations.seal(archive, conn, _cases(batch), clock())
-    now = clock()
+    there = _Sealed(placed, keys, *descriptors.store(archive, sealed, clock()), aggregations.Sealed())
+    while True:
+        if named := _cases(batch):
+            with transaction(archive.connections) as conn:
+                there = replace(there, cases=aggregations.seal(archive, conn, named, clock()))
+        with suppress(aggregations.Emptied):
+            return _commit(archive, batch, there, clock(), releasing)
+
+
+def _commit(archive: Archive, batch: Batch, there: _Sealed, now: datetime, releasing: UUID | None) -> Committed:
+    """The transaction. Raises aggregations.Emptied."""
+    placed, keys, lines = there.placed, there.keys, there.lines
     with transaction(archive.connections) as conn:
         holds.shared(conn)
         runs.hold_open(conn, batch.run_id, batch.number)
@@ -95,9 +115,9 @@ def capture(archive: Archive, batch: Batch, clock: Callable[[], datetime], relea
             batch = _only(conn, batch, taken)
         subjects = _subjects(batch)
         store_keys(conn, archive.safe, {s: (keys[s], scope) for s, (_, _, scope) in subjects.items()}, now)
-        descriptors.insert(conn, objects, [line for line in lines if line.subject_id in subjects], now)
+        descriptors.insert(conn, there.objects, [line for line in lines if line.subject_id in subjects], now)
         descriptors.describe(conn, ((s, 1, kind, description) for s, (kind, description, _) in subjects.items()))
-        opened = aggregations.insert(conn, archive, cases, now)
+        opened = aggregations.insert(conn, archive, there.cases, now)
         _insert_records(conn, archive, batch, placed, superseded, now)
         received = {d.record_id: d.received for unit in batch.admitted for d in unit.deposits}
         replaced = triggers.superseded(conn, archive, {old: received[new] for new, old in superseded.items()}, now)

@@ -87,7 +87,8 @@ class Document:
     text: str
     received: date = date(2020, 1, 15)
     children: int = 0
-    aggregation: UUID | None = None
+    aggregation: UUID | None = None  # put there afterwards
+    case: tuple[str, str] | None = None  # kind and business id, captured with it
 
 
 def load(archive: Archive, clock: Clock, text: str = SCHEDULE) -> None:
@@ -154,6 +155,7 @@ def _unit(archive: Archive, document: Document, clock: Clock, path: Path) -> Uni
                 received=document.received,
                 parent_id=parent,
                 wanted_lock=wanted,
+                aggregation=document.case,
             )
         )
         parent = parent or record_id

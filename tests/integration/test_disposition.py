@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -657,3 +658,29 @@ def test_what_comes_into_a_held_class_is_held(ready: Archive, clock: Clock, tmp_
     sign(ready, plan_id, clock)
     with transaction(ready.connections) as conn:
         assert catalog.facts(conn, record).holds
+
+
+def test_what_comes_into_a_case_file_as_its_last_record_goes(
+    ready: Archive, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = ("patient", "123")
+    capture_all(ready, [Document("SHORT", "old", case=case)], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    seal, looked = aggregations.seal, itertools.count()
+
+    def sealed(*given: Any) -> aggregations.Sealed:
+        found = seal(*given)
+        if next(looked) == 0:  # it was there, and its key goes before the record comes
+            assert not found.found
+            assert run(ready, plan_id, clock).outcomes == {"destroyed": 1}
+        return found
+
+    monkeypatch.setattr(aggregations, "seal", sealed)
+    (new,) = capture_all(ready, [Document("SHORT", "new", case=case)], clock, tmp_path / "in2")
+    patient = aggregations.identity(ready.safe, Aggregation(*case))
+    with transaction(ready.connections) as conn:
+        assert conn.execute("SELECT aggregation_id FROM records WHERE record_id = %s", (new,)).fetchone() == (patient,)
+        assert aggregations.names(conn, [patient]) == {patient: "patient:123"}
+        assert descriptors.read_line(ready, conn, patient).name == "123"
+        events = [e["type"] for e in catalog.history(conn, ready, patient)]
+    assert events == ["cre", "del", "cre"] and next(looked) == 2
