@@ -253,11 +253,11 @@ def _execute(chosen: Options, plan: str, skip_busy: bool = False) -> None:
 @app.command("acknowledge")
 def disposition_acknowledge(context: typer.Context, plan: str, receipt: Path) -> None:
     """Enter what the receiver of a transfer acknowledged; then execute destroys here what was accepted."""
-    from retention.disposition import execution
+    from retention.disposition import transfers
 
     _refuse_as_of(context.obj)
     with opened(context.obj) as archive:
-        found = execution.acknowledge(archive, identifier(plan), receipt, now())
+        found = transfers.acknowledge(archive, identifier(plan), receipt, now())
     value = {
         "plan_id": plan,
         "receiver": found.receiver,
@@ -270,6 +270,17 @@ def disposition_acknowledge(context: typer.Context, plan: str, receipt: Path) ->
         value,
         lambda: print(f"accepted {len(found.accepted)}, rejected {len(found.rejected)}; now: execute {plan}"),
     )
+
+
+@app.command("give-up")
+def disposition_give_up(context: typer.Context, plan: str) -> None:
+    """End a transfer that its receiver does not acknowledge: its records stay, and are proposed again."""
+    from retention.disposition import execution
+
+    _refuse_as_of(context.obj)
+    with opened(context.obj) as archive:
+        found = execution.give_up(archive, identifier(plan), now)
+    _answer(context.obj, found)
 
 
 @app.command("certificate")
@@ -421,7 +432,7 @@ def _answer(chosen: Options, found: Executed) -> None:
         for record, why in found.failed:
             print(f"NOT DONE {record}: {why}")
         if found.bag is not None:
-            print(f"handed out: {found.bag}; destroyed here once its receiver acknowledges it")
+            print(f"handed out: {found.bag}; destroyed here once its receiver acknowledges it (or: give-up)")
         if found.certificate_id is not None:
             print(f"certificate {found.certificate_id}: muniment disposition certificate {found.plan_id}")
 

@@ -6,7 +6,7 @@ Rules of this module (requirements: retention, *Disposition*):
 - It holds ids, classes, rules, citations, dates and digests of sealed bytes; the statement that was signed, with both
   signatures and keys, so that `ssh-keygen -Y verify` checks them; and what outlives the records for a while.
 - Signed with Ed25519 over its canonical JSON (sorted keys, no spaces), by the key of the workspace's key safe. It is
-  captured through the same door as every record, into the class that the schedule names; its digest is in the ledger.
+  kept as a record of its own (retention.disposition.evidence); its digest is in the ledger.
 - Destruction is cryptographic erase in the sense of NIST SP 800-88, self-assessed: the keys are gone from the catalog
   with this certificate, and from old copies of it once the buckets named here have new keys and the term of the key
   safe's history has passed.
@@ -16,12 +16,8 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -29,37 +25,25 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from retention import capture, ledger, policy, runs, signatures
-from retention.archive import Archive, load_key
+from retention import ledger, policy, signatures
+from retention.archive import Archive
 from retention.database import Connection, transaction
+from retention.disposition import evidence
 from retention.disposition.plans import Plan, show, stream
-from retention.engine import today
 from retention.errors import Damaged, NotFound
 from retention.ledger import Event
-from retention.locks import ROLLING
-from retention.model import UNCLASSIFIED, Batch, Deposit, Description, Sighting, Unit, new_id
-from retention.rules import Schedule, Worm
-from retention.seal import signing_key, write_private
+from retention.seal import signing_key
 
 FORMAT = "muniment-execution-certificate-1"
-SOURCE = "muniment: certificates"
-
-
-def digest(content: bytes) -> bytes:
-    return sha256(content).digest()
-
-
-def write(path: Path, content: bytes) -> None:
-    """Durably, for nobody else's eyes."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(path, content)
 
 
 def issue(archive: Archive, plan_id: UUID, clock: Callable[[], datetime]) -> UUID:
     """Make, sign and capture the certificate, and end the plan; returns its record. Running it again finds it."""
-    place = archive.safe.place(SOURCE, str(plan_id))
-    found = capture.known(archive, [place]).get(place)
-    record_id = found[2] if found else _capture(archive, plan_id, place, clock)
+    place = str(plan_id)
+    record_id = evidence.find(archive, place)
+    if record_id is None:  # what is signed states the time, so it is made once
+        content = _signed(archive, plan_id, clock())
+        record_id = evidence.keep(archive, place, f"execution certificate {plan_id}", content, clock)
     now = clock()
     with transaction(archive.connections) as conn:
         plan = show(conn, plan_id, lock=True)
@@ -78,16 +62,7 @@ def read(archive: Archive, plan_id: UUID) -> bytes:
         record_id = show(conn, plan_id).certificate_id
         if record_id is None:
             raise NotFound(f"plan {plan_id} has no certificate: it is not executed to its end.")
-        row = conn.execute("SELECT sealed_sha256, version FROM contents WHERE record_id = %s", (record_id,)).fetchone()
-        if row is None:
-            raise NotFound(f"the certificate of plan {plan_id}, record {record_id}, was itself destroyed.")
-        key = load_key(conn, archive.safe, record_id)
-    name = f"records/{record_id}/{bytes(row[0]).hex()}"
-    with archive.vault.open(name, row[1]) as stream:
-        sealed = stream.read()
-    if digest(sealed) != bytes(row[0]):
-        raise Damaged(f"{name}: the vault's bytes are not what was stored. Heal from a replica.")
-    return key.open(sealed)
+    return evidence.read(archive, record_id)
 
 
 def verify(content: bytes) -> dict[str, Any]:
@@ -198,53 +173,3 @@ def _item(row: tuple[Any, ...], citations: dict[tuple[str, str], str]) -> dict[s
 
 def _time(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat(timespec="seconds")
-
-
-# ---------------------------------------------------------------- a record of its own
-
-
-def _capture(archive: Archive, plan_id: UUID, place: bytes, clock: Callable[[], datetime]) -> UUID:
-    now = clock()
-    content = _signed(archive, plan_id, now)
-    with transaction(archive.connections) as conn:
-        version = policy.current(conn)
-    run_id = new_id(now)
-    folder = archive.settings.spool / str(run_id)
-    folder.mkdir(parents=True, mode=0o700)
-    try:
-        path = folder / "certificate.json"
-        path.write_bytes(content)
-        runs.start(archive, run_id, SOURCE, version.version, now)
-        deposit = _deposit(plan_id, path, content, version.schedule, now)
-        sighting = Sighting(place, archive.safe.content(digest(content)))
-        batch = Batch(run_id=run_id, number=0, admitted=(Unit(sighting, (deposit,)),))
-        capture.capture(archive, batch, clock)
-        runs.close(archive, run_id, discovered=1, deferred=0, now=clock())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    found = capture.known(archive, [place]).get(place)
-    if found is None:
-        raise NotFound(f"the certificate of plan {plan_id} was captured and is not there. Execute the plan again.")
-    return found[2]
-
-
-def _deposit(plan_id: UUID, path: Path, content: bytes, schedule: Schedule, now: datetime) -> Deposit:
-    """The certificate as a document: in the class that the schedule names, else unclassified, which is kept."""
-    known = schedule.record_class(schedule.disposition.certificates)
-    name = f"execution certificate {plan_id}"
-    described = Description(name=f"{name}.json", source=SOURCE, place=str(plan_id), title=name, mime="application/json")
-    day = today(schedule, now)
-    deposit = Deposit(
-        record_id=new_id(now),
-        path=path,
-        sha256=digest(content),
-        size=len(content),
-        class_id=known.id if known else UNCLASSIFIED,
-        rule="execution-certificate",
-        description=replace(described, sha256=digest(content)),
-        received=day,
-        document_date=day,
-    )
-    if known is None or known.worm is Worm.NONE:
-        return deposit
-    return replace(deposit, wanted_lock=(known.worm.value, now + ROLLING))

@@ -13,7 +13,8 @@ Rules of this module (requirements: retention, *Disposition*; design: *Crash ord
   is not in the plan keeps it, and so does a member that was decided otherwise. A failure on one record stops no
   other and never marks it destroyed; it stays `destroying`, the run is red, and running it again goes on there. A
   plan is executed by one process at a time, and once: executing it again answers what was done.
-- What is transferred is destroyed here only after the receiver's acknowledgement, and only what it accepted.
+- What is transferred is destroyed here only after the receiver's acknowledgement, and only what it accepted
+  (retention.disposition.transfers).
 - A clock that runs more than a day ahead of outside evidence (the Date of the vault, PostgreSQL's own clock), or
   behind the last event of the ledger, decides nothing. (A `file://` vault has no clock of its own.)
 - What a rule that is not verified made due is proposed and never destroyed: `unverified`.
@@ -21,7 +22,6 @@ Rules of this module (requirements: retention, *Disposition*; design: *Crash ord
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,19 +33,16 @@ from uuid import UUID
 
 import psycopg
 
-from retention import catalog, database, eligibility, engine, holds, ledger, packages, policy, signatures
-from retention.archive import Archive, pseudonym
+from retention import catalog, database, eligibility, engine, holds, ledger, policy, signatures
+from retention.archive import Archive
 from retention.database import Connection, transaction
-from retention.disposition import certificate, erasure
+from retention.disposition import certificate, erasure, transfers
 from retention.disposition.plans import Plan, cut, digests, show
 from retention.engine import Decision
-from retention.errors import Damaged, NotFound, Refused, UsageError
+from retention.errors import Damaged, NotFound, Refused
 from retention.ledger import Event
 from retention.locks import SHORT
-from retention.model import AgentKind, RecordState
-from retention.packages import Purpose, acknowledgements, bags
-from retention.packages.acknowledgements import Acknowledgement
-from retention.packages.check import verify_bag
+from retention.model import RecordState
 from retention.rules import STRENGTH, Action, Schedule
 
 AHEAD = timedelta(days=1)  # how far a clock may run ahead of outside evidence
@@ -96,26 +93,44 @@ def execute(
     with alone(archive, plan_id) as lock:
         refuse_wrong_clock(archive, clock())
         plan = _start(archive, plan_id, clock())
-        run = _Run(archive, plan, clock, progress, lock)
-        if not plan.ended_at:
-            for ids in _work(run, RecordState.DESTROYING):
-                _destroy(run, ids)
-            for ids in _work(run, RecordState.KEPT, _DESTROYED):
-                _destroy(run, _take(run, ids))
-            _transfer(run)
-            _close(run)
-        return answer(archive, plan_id, tuple(run.failed))
+        return _go_on(_Run(archive, plan, clock, progress, lock))
+
+
+def give_up(
+    archive: Archive, plan_id: UUID, clock: Clock, progress: Callable[[int], None] = lambda _: None
+) -> Executed:
+    """Keep what waits for a receiver that does not acknowledge it, and do what else is left of the plan.
+
+    Raises as `execute` does, Refused where nothing waits for a receiver."""
+    with alone(archive, plan_id) as lock:
+        refuse_wrong_clock(archive, clock())
+        plan = _start(archive, plan_id, clock())
+        transfers.give_up(archive, plan_id, clock())
+        return _go_on(_Run(archive, plan, clock, progress, lock))
+
+
+def _go_on(run: _Run) -> Executed:
+    if not run.plan.ended_at:
+        for ids in _work(run, RecordState.DESTROYING):
+            _destroy(run, ids)
+        for ids in _work(run, RecordState.KEPT, _DESTROYED):
+            _destroy(run, _take(run, ids))
+        _transfer(run)
+        _close(run)
+    return answer(run.archive, run.plan.id, tuple(run.failed))
 
 
 def answer(archive: Archive, plan_id: UUID, failed: tuple[tuple[UUID, str], ...] = ()) -> Executed:
     """What became of a plan so far."""
     with transaction(archive.connections) as conn:
         plan = show(conn, plan_id)
-        sent = conn.execute("SELECT acknowledged_at FROM transfers WHERE plan_id = %s", (plan_id,)).fetchone()
+        waits = conn.execute(
+            "SELECT FROM transfers WHERE plan_id = %s AND acknowledged_at IS NULL AND given_up_at IS NULL", (plan_id,)
+        ).fetchone()
     outcomes: Counter[str] = Counter()
     for one in plan.classes:
         outcomes.update(one.outcomes)
-    bag = bag_folder(archive, plan_id) if sent is not None and sent[0] is None else None
+    bag = transfers.bag_folder(archive, plan_id) if waits is not None else None
     return Executed(plan_id, dict(outcomes), failed, plan.certificate_id, bag)
 
 
@@ -414,90 +429,21 @@ def _destroy(run: _Run, ids: Sequence[UUID]) -> None:
 # ---------------------------------------------------------------- handed on
 
 
-def bag_folder(archive: Archive, plan_id: UUID) -> Path:
-    """Where the bag of a transfer stands."""
-    return archive.settings.root / "transfers" / str(plan_id)
-
-
 def _transfer(run: _Run) -> None:
     """Write the bag; once the receiver has acknowledged it, destroy here what was accepted."""
-    archive = run.archive
+    archive, plan_id = run.archive, run.plan.id
     with transaction(archive.connections) as conn:
-        sent = conn.execute("SELECT acknowledged_at FROM transfers WHERE plan_id = %s", (run.plan.id,)).fetchone()
+        sent = conn.execute("SELECT acknowledged_at FROM transfers WHERE plan_id = %s", (plan_id,)).fetchone()
     batches = list(_work(run, RecordState.KEPT, ("transfer",)))
     if sent is None and batches:
-        ids = [record for part in batches for record in _take(run, part, mark=False)]
-        if not ids:
-            return
-        bag = packages.write_bag(
-            archive,
-            ids,
-            bag_folder(archive, run.plan.id),
-            purpose=Purpose.TRANSFER,
-            identifier=f"muniment-transfer-{run.plan.id}",
-            clock=run.clock,
-        )
-        if wrong := verify_bag(bag.path, archive.settings.vault_threads):
-            raise Damaged(
-                f"bag {bag.path} is not what was written: {wrong[0].code} {wrong[0].message} Nothing was handed out; "
-                "look at the disk, move the bag away, then execute the plan again."
-            )
-        now = run.clock()
-        with transaction(archive.connections) as conn:
-            conn.execute(
-                "INSERT INTO transfers (plan_id, bag_digest, written_at) VALUES (%s, %s, %s)",
-                (run.plan.id, bag.digest, now),
-            )
-            ledger.append(conn, packages.handed_out(bag, Purpose.TRANSFER, archive.agent, now), now)
-    elif sent is not None and sent[0] is not None and batches:
-        run.accepted = frozenset(_receipt(archive, run.plan.id).accepted)
+        if ids := [record for part in batches for record in _take(run, part, mark=False)]:
+            transfers.hand_out(archive, plan_id, ids, run.clock)
+    elif sent is not None and sent[0] is not None:
+        transfers.remove_bag(archive, plan_id)
+        if batches:
+            run.accepted = transfers.accepted(archive, plan_id)
         for part in batches:
             _destroy(run, _take(run, part))
-
-
-def acknowledge(archive: Archive, plan_id: UUID, receipt: Path, now: datetime) -> Acknowledgement:
-    """Enter the receiver's acknowledgement of a bag. Raises Refused for another bag's, UsageError."""
-    found = acknowledgements.read_acknowledgement(receipt, bags.read_bag(bag_folder(archive, plan_id)))
-    content = receipt.read_bytes()
-    kept = _receipt_file(archive, plan_id)
-    with transaction(archive.connections) as conn:
-        row = conn.execute(
-            "SELECT acknowledgement, bag_digest FROM transfers WHERE plan_id = %s FOR UPDATE", (plan_id,)
-        ).fetchone()
-        if row is None:
-            raise UsageError(f"plan {plan_id}: no bag was handed out. Execute it first.")
-        if bytes(row[1]) != found.digest:
-            raise Refused(
-                f"refusing {receipt}: the bag at {bag_folder(archive, plan_id)} is not the one that was handed out "
-                f"(expected digest {bytes(row[1]).hex()}, found {found.digest.hex()}). Put that one back."
-            )
-        digest = certificate.digest(content)
-        if row[0] is not None and bytes(row[0]) != digest:
-            raise Refused(f"refusing another acknowledgement of plan {plan_id}: one was entered before.")
-        if row[0] is None:
-            certificate.write(kept, content)
-            conn.execute(
-                "UPDATE transfers SET acknowledgement = %s, acknowledged_at = %s WHERE plan_id = %s",
-                (digest, now, plan_id),
-            )
-            detail = {
-                "plan": str(plan_id),
-                "recipient": str(pseudonym(conn, archive.safe, AgentKind.ORGANIZATION, found.receiver, now)),
-                "acknowledgement_sha256": digest.hex(),
-                "accepted": len(found.accepted),
-                "rejected": len(found.rejected),
-            }
-            ledger.append(conn, [Event("tra", now, archive.agent, (plan_id,), detail=detail)], now)
-    return found
-
-
-def _receipt_file(archive: Archive, plan_id: UUID) -> Path:
-    return archive.settings.root / "transfers" / f"{plan_id}.receipt.json"
-
-
-def _receipt(archive: Archive, plan_id: UUID) -> Acknowledgement:
-    bag = bags.read_bag(bag_folder(archive, plan_id))
-    return acknowledgements.read_acknowledgement(_receipt_file(archive, plan_id), bag)
 
 
 # ---------------------------------------------------------------- the end
@@ -509,9 +455,5 @@ def _close(run: _Run) -> None:
         if conn.execute("SELECT 1 FROM plan_items WHERE plan_id = %s AND open LIMIT 1", (run.plan.id,)).fetchone():
             return
     erasure.sweep_descriptors(run.archive)
-    # The receiver has it; here it would be a copy without a key.
-    bag = bag_folder(run.archive, run.plan.id)
-    for left in bag.parent.glob(f"{bag.name}*"):
-        if left.is_dir():
-            shutil.rmtree(left)  # raises if it cannot: then the plan stays open, and this is tried again
+    transfers.remove_bag(run.archive, run.plan.id)  # raises if it cannot: then the plan stays open
     certificate.issue(run.archive, run.plan.id, run.clock)

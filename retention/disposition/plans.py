@@ -108,7 +108,7 @@ def ready(conn: Connection) -> list[UUID]:
         """SELECT p.plan_id FROM plans p JOIN proposals q ON q.proposal_id = p.plan_id
              LEFT JOIN transfers t USING (plan_id)
             WHERE q.state = 'approved' AND p.ended_at IS NULL
-              AND (t.plan_id IS NULL OR t.acknowledged_at IS NOT NULL
+              AND (t.plan_id IS NULL OR t.acknowledged_at IS NOT NULL OR t.given_up_at IS NOT NULL
                    OR EXISTS (SELECT FROM plan_items i
                                WHERE i.plan_id = p.plan_id AND i.open AND i.action <> 'transfer'))
             ORDER BY q.decided_at, p.plan_id"""

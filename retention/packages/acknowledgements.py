@@ -60,7 +60,12 @@ class _Receipt(BaseModel):
 def read_acknowledgement(path: Path, bag: Bag) -> Acknowledgement:
     """The receiver's answer to `bag`. Raises NotFound, UsageError for what is no acknowledgement, Refused for one
     of another bag or of records that are not in it."""
-    receipt = _read(path)
+    return check(read(path), path, bag)
+
+
+def check(content: bytes, path: Path, bag: Bag) -> Acknowledgement:
+    """The same, of what was read from `path`."""
+    receipt = _parsed(content, path)
     for what, expected, found in (
         ("the bag", bag.identifier, receipt.bag),
         ("the digest of tagmanifest-sha256.txt", bag.digest.hex(), receipt.digest.lower()),
@@ -90,7 +95,13 @@ def read_acknowledgement(path: Path, bag: Bag) -> Acknowledgement:
     )
 
 
-def _read(path: Path) -> _Receipt:
+def accepted(content: bytes) -> frozenset[UUID]:
+    """The records that an acknowledgement accepts which was checked before."""
+    return frozenset(_Receipt.model_validate_json(content).accepted)
+
+
+def read(path: Path) -> bytes:
+    """Raises NotFound, UsageError for a file that is too large to be one."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -98,6 +109,10 @@ def _read(path: Path) -> _Receipt:
         raise NotFound(f"{path}: no acknowledgement is there. Expected the file that the receiver sent.") from None
     if len(content) > MAX_BYTES:
         raise UsageError(f"{path}: expected an acknowledgement of at most {MAX_BYTES} bytes, found more.")
+    return content
+
+
+def _parsed(content: bytes, path: Path) -> _Receipt:
     try:
         return _Receipt.model_validate_json(content)
     except ValidationError as error:

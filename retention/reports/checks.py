@@ -329,7 +329,7 @@ def _not_executed(facts: Facts) -> Check | None:
         said = f"{count(len(states), 'plan')} approved and not ended: {', '.join(sorted(set(states)))}."
         then = "The next run of disposition_execution goes on."
         if set(states) == {"with its receiver"}:
-            then = "Enter what the receiver answers: muniment disposition acknowledge PLAN RECEIPT."
+            then = "Enter what the receiver answers: muniment disposition acknowledge PLAN RECEIPT. Or: give-up PLAN."
         return Check("not-executed", AMBER, title, said, then, found.open)
     said = f"None waits; {count(found.executed_plans.value, 'plan')} executed in the last 90 days."
     return Check("not-executed", GREEN, title, said, figure=found.executed_plans)

@@ -67,6 +67,7 @@ OUTCOMES: Mapping[str, str] = {
     "unverified": "Kept: a rule that decides it is not verified.",
     "other-action": "Kept: its rules ask for another action by now.",
     "changed": "Kept: its state or class changed after the proposal.",
+    "transfer-not-acknowledged": "Kept: it was handed out, and its receiver did not acknowledge it.",
     "not-accepted": "Kept: the receiver did not accept it.",
     "unit-kept": "Kept: it goes only with others, of which one was kept.",
     "unit-grew": "Kept: its case file has a record by now that the plan does not have. It is proposed again.",

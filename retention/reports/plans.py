@@ -37,7 +37,8 @@ _AT_WORK: LiteralString = """EXISTS (SELECT FROM pg_locks l
 _PLANS: LiteralString = "plans p JOIN proposals q ON q.proposal_id = p.plan_id"
 _OPEN: LiteralString = "(q.state = 'open' OR (q.state = 'approved' AND p.ended_at IS NULL))"
 _WITH_RECEIVER: LiteralString = (  # handed out, not acknowledged, and nothing else left to do
-    "(EXISTS (SELECT FROM transfers t WHERE t.plan_id = p.plan_id AND t.acknowledged_at IS NULL)"
+    "(EXISTS (SELECT FROM transfers t WHERE t.plan_id = p.plan_id AND t.acknowledged_at IS NULL"
+    " AND t.given_up_at IS NULL)"
     " AND NOT EXISTS (SELECT FROM plan_items i WHERE i.plan_id = p.plan_id AND i.open AND i.action <> 'transfer'))"
 )
 

@@ -216,14 +216,18 @@ CREATE TABLE notices (
     PRIMARY KEY (record_id, retain_until)
 );
 
--- A bag that went out, and what its receiver acknowledged. Nothing of it is destroyed here before.
+-- A bag that went out, and what its receiver acknowledged: nothing of it is destroyed here before. Or it was given up,
+-- and everything of it stays. The acknowledgement itself, which names people, is a record.
 CREATE TABLE transfers (
     plan_id         uuid PRIMARY KEY CONSTRAINT transfers_plan REFERENCES plans,
     bag_digest      bytea NOT NULL CONSTRAINT transfers_digest CHECK (octet_length(bag_digest) = 32),
     written_at      timestamptz NOT NULL,
     acknowledgement bytea,             -- SHA-256 of the receiver's acknowledgement
     acknowledged_at timestamptz,
-    CONSTRAINT transfers_acknowledged CHECK ((acknowledgement IS NULL) = (acknowledged_at IS NULL))
+    receipt_id      uuid CONSTRAINT transfers_receipt REFERENCES records,
+    given_up_at     timestamptz,
+    CONSTRAINT transfers_acknowledged CHECK (num_nulls(acknowledgement, acknowledged_at, receipt_id) IN (0, 3)),
+    CONSTRAINT transfers_one_end CHECK (acknowledged_at IS NULL OR given_up_at IS NULL)
 );
 
 -- What outlives a plan's records for a while, for its certificate: descriptor objects that still hold lines of

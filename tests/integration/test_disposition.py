@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,10 +22,10 @@ from retention.aggregations import Aggregation
 from retention.approvals import Kind
 from retention.archive import Archive, load_key
 from retention.database import transaction
-from retention.disposition import certificate, execution, plans, proposing, reviewing
+from retention.disposition import certificate, evidence, execution, plans, proposing, reviewing, transfers
 from retention.disposition.execution import Executed
 from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.errors import Damaged, NotFound, Refused, UsageError
+from retention.errors import Damaged, NotFound, Refused, ServiceUnavailable, UsageError
 from retention.holds import Matter
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
@@ -403,7 +405,7 @@ def test_a_case_file_of_which_a_part_is_handed_on(
         assert done.outcomes == {"held": 1, "unit-not-due": 1} and done.complete
     else:
         assert done.outcomes == {"destroyed": 1, "open": 1} and done.bag is not None
-        execution.acknowledge(ready, plan_id, receipt(tmp_path / "r.json", ready, plan_id, {}), clock())
+        transfers.acknowledge(ready, plan_id, receipt(tmp_path / "r.json", ready, plan_id, {}), clock())
         assert run(ready, plan_id, clock).outcomes == {"destroyed": 1, "transferred": 1}
     assert [states(ready)[record] for record in (destroyed, handed)] == ([1, 1] if held else [3, 4])
 
@@ -544,7 +546,7 @@ def test_under_the_schedule_of_today_too(ready: Archive, clock: Clock, tmp_path:
 
 
 def receipt(path: Path, archive: Archive, plan_id: UUID, rejected: dict[UUID, str]) -> Path:
-    bag = bags.read_bag(execution.bag_folder(archive, plan_id))
+    bag = bags.read_bag(transfers.bag_folder(archive, plan_id))
     said = {
         "bag": bag.identifier,
         "digest": bag.digest.hex(),
@@ -565,16 +567,25 @@ def test_a_transfer_is_acknowledged_before_anything_goes(ready: Archive, clock: 
     assert run(ready, plan_id, clock).bag == first.bag  # the same bag; nothing goes by running it again
     assert set(states(ready).values()) == {1}
     answer = receipt(tmp_path / "receipt.json", ready, plan_id, {kept: "unreadable here"})
-    execution.acknowledge(ready, plan_id, answer, clock())
-    execution.acknowledge(ready, plan_id, answer, clock())  # again is fine
+    entered = transfers.acknowledge(ready, plan_id, answer, clock())
+    assert (entered.accepted, entered.rejected, entered.unanswered) == ((gone,), {kept: "unreadable here"}, ())
+    assert not any(transfers.bag_folder(ready, plan_id).parent.iterdir())  # what it held in clear is gone at once
+    assert transfers.acknowledge(ready, plan_id, answer, clock()) == entered  # again is fine
     with pytest.raises(Refused, match="another acknowledgement"):
-        execution.acknowledge(ready, plan_id, receipt(tmp_path / "other.json", ready, plan_id, {}), clock())
+        answer.write_text(answer.read_text() + " ")
+        transfers.acknowledge(ready, plan_id, answer, clock())
+    assert set(states(ready).values()) == {1}
     done = run(ready, plan_id, clock)
     assert done.outcomes == {"transferred": 1, "not-accepted": 1} and done.complete
     assert (states(ready)[kept], states(ready)[gone]) == (1, 4)
-    assert not execution.bag_folder(ready, plan_id).exists()
     with transaction(ready.connections) as conn:
         assert conn.execute("SELECT outcome FROM tombstones").fetchall() == [("transferred",)]
+        ((record, digest),) = conn.execute("SELECT receipt_id, acknowledgement FROM transfers").fetchall()
+        assert catalog.facts(conn, record).class_ids == ("SYS-CERT",)
+    content = evidence.read(ready, record)
+    assert sha256(content).digest() == digest and b"State Archives" in content  # sealed in the vault, and nowhere else
+    files = [path for path in ready.settings.root.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"State Archives" in path.read_bytes()]
 
 
 def test_an_acknowledgement_of_another_bag_is_refused(ready: Archive, clock: Clock, tmp_path: Path) -> None:
@@ -585,8 +596,107 @@ def test_an_acknowledgement_of_another_bag_is_refused(ready: Archive, clock: Clo
     said = json.loads(answer.read_text())
     answer.write_text(json.dumps(said | {"digest": "0" * 64}))
     with pytest.raises(Refused, match="tagmanifest"):
-        execution.acknowledge(ready, plan_id, answer, clock())
+        transfers.acknowledge(ready, plan_id, answer, clock())
     assert set(states(ready).values()) == {1}
+
+
+def test_another_record_in_place_of_the_acknowledgement_destroys_nothing(
+    ready: Archive, clock: Clock, tmp_path: Path
+) -> None:
+    (record,) = capture_all(ready, [Document("HANDED", "a")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    run(ready, plan_id, clock)
+    answer = receipt(tmp_path / "r.json", ready, plan_id, {record: "damaged"})
+    transfers.acknowledge(ready, plan_id, answer, clock())
+    said = json.loads(answer.read_text())
+    forged = json.dumps(said | {"accepted": [str(record)], "rejected": []}).encode()
+    other = evidence.keep(ready, "forged", "forged", forged, clock)
+    with transaction(ready.connections) as conn:
+        conn.execute("UPDATE transfers SET receipt_id = %s", (other,))
+    with pytest.raises(Damaged, match="not the acknowledgement"):
+        run(ready, plan_id, clock)
+    assert states(ready)[record] == 1
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_transfer_that_nobody_acknowledges_is_given_up(
+    ready: Archive, clock: Clock, tmp_path: Path, sent: bool
+) -> None:
+    documents = [Document("HANDED", "a"), Document("HANDED", "b"), Document("SHORT", "c")]
+    *handed, short = capture_all(ready, documents, clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    if sent:
+        assert run(ready, plan_id, clock).outcomes == {"destroyed": 1, "open": 2}
+        answer = receipt(tmp_path / "late.json", ready, plan_id, {})
+        with transaction(ready.connections) as conn:
+            assert plans.ready(conn) == []  # nothing is left to do here
+    done = execution.give_up(ready, plan_id, clock)
+    assert done.outcomes == {"destroyed": 1, "transfer-not-acknowledged": 2} and done.bag is None
+    assert done.certificate_id is not None
+    said = {UUID(i["record"]): i["outcome"] for i in certificate.verify(certificate.read(ready, plan_id))["items"]}
+    assert said == dict.fromkeys(handed, "transfer-not-acknowledged") | {short: "destroyed"}
+    assert [states(ready)[record] for record in handed] == [1, 1]
+    assert not transfers.bag_folder(ready, plan_id).exists()
+    with transaction(ready.connections) as conn:
+        last = catalog.history(conn, ready, handed[0])[-1]
+        assert (last["type"], last["detail"]["kept"]) == ("app", "transfer-not-acknowledged")
+    with pytest.raises(Refused, match="nothing of it waits"):
+        execution.give_up(ready, plan_id, clock)
+    if sent:
+        with pytest.raises(Refused, match="was given up 2026-11-22"):
+            transfers.acknowledge(ready, plan_id, answer, clock())
+    assert proposing.propose(ready, clock()).items == 2  # with the next plan, perhaps to another archive
+
+
+def test_what_was_acknowledged_is_not_given_up(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    capture_all(ready, [Document("HANDED", "a")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    run(ready, plan_id, clock)
+    transfers.acknowledge(ready, plan_id, receipt(tmp_path / "r.json", ready, plan_id, {}), clock())
+    with pytest.raises(Refused, match="acknowledged it 2026-11-22"):
+        execution.give_up(ready, plan_id, clock)
+    assert run(ready, plan_id, clock).outcomes == {"transferred": 1}
+
+
+@pytest.mark.parametrize("end", ["acknowledged", "given up", "executed"])
+def test_a_bag_that_cannot_be_removed(
+    ready: Archive, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    (record,) = capture_all(ready, [Document("HANDED", "a")], clock, tmp_path / "in")
+    plan_id = approve_all(ready, clock)
+    run(ready, plan_id, clock)
+    answer = receipt(tmp_path / "r.json", ready, plan_id, {})
+
+    remove = shutil.rmtree
+
+    def busy(path: Path, ignore_errors: bool = False) -> None:
+        if path.parent.name != "transfers":
+            remove(path, ignore_errors)
+        elif not ignore_errors:
+            raise PermissionError(f"{path} is busy")
+
+    def act() -> None:
+        if end == "given up":
+            execution.give_up(ready, plan_id, clock)
+        elif end == "acknowledged":
+            transfers.acknowledge(ready, plan_id, answer, clock())
+        else:
+            run(ready, plan_id, clock)
+
+    if end == "executed":  # its acknowledgement was entered by somebody who could not remove it either
+        with monkeypatch.context() as patched, pytest.raises(ServiceUnavailable):
+            patched.setattr("shutil.rmtree", busy)
+            transfers.acknowledge(ready, plan_id, answer, clock())
+    with monkeypatch.context() as patched, pytest.raises(ServiceUnavailable, match="holds records in clear"):
+        patched.setattr("shutil.rmtree", busy)
+        act()
+    with transaction(ready.connections) as conn:
+        assert plans.show(conn, plan_id).certificate_id is None
+        assert plans.ready(conn) == [plan_id]  # tried again
+    assert states(ready)[record] == 1
+    done = run(ready, plan_id, clock)
+    assert done.complete and not transfers.bag_folder(ready, plan_id).exists()
+    assert done.outcomes == ({"transfer-not-acknowledged": 1} if end == "given up" else {"transferred": 1})
 
 
 def test_a_hold_between_bag_and_acknowledgement(ready: Archive, clock: Clock, tmp_path: Path) -> None:
@@ -594,7 +704,7 @@ def test_a_hold_between_bag_and_acknowledgement(ready: Archive, clock: Clock, tm
     plan_id = approve_all(ready, clock)
     run(ready, plan_id, clock)
     holds.place(ready, Scope(records=(record,)), Mode.STATIC, Matter("A", "B", date(2027, 1, 1)), clock())
-    execution.acknowledge(ready, plan_id, receipt(tmp_path / "r.json", ready, plan_id, {}), clock())
+    transfers.acknowledge(ready, plan_id, receipt(tmp_path / "r.json", ready, plan_id, {}), clock())
     assert run(ready, plan_id, clock).outcomes == {"held": 1}
     assert states(ready)[record] == 1
 

@@ -18,7 +18,7 @@ from retention.approvals import Kind as Proposed
 from retention.archive import Archive, open_archive
 from retention.config import Settings
 from retention.database import transaction
-from retention.disposition import execution, proposing, reviewing, tombstones
+from retention.disposition import execution, proposing, reviewing, tombstones, transfers
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.errors import NotFound, Refused, UsageError
 from retention.holds import Matter, flags, production
@@ -246,7 +246,7 @@ def test_the_accounting_outlives_the_records(ready: Archive, clock: Clock, tmp_p
     receipt = tmp_path / "receipt.json"
     said = {"bag": f"muniment-transfer-{plan_id}", "digest": digest, "received_at": "2026-11-22T13:00:00Z"}
     receipt.write_text(json.dumps(said | {"receiver": "State Archives", "accepted": [str(record)]}))
-    execution.acknowledge(ready, plan_id, receipt, clock())
+    transfers.acknowledge(ready, plan_id, receipt, clock())
     assert execution.execute(ready, plan_id, clock).outcomes == {"transferred": 1}
     aggregation = subjects.identity(ready.safe, PATIENT.subject)
     with transaction(ready.connections) as conn:
