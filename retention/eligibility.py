@@ -35,7 +35,7 @@ SLOTS = 3  # event limits of a class in the main branch; a class with more takes
 _CUTOFFS = tuple(CutoffUnit)  # by their number in the statement
 
 # The states of a condition's comparison, by their number in the statement; 0 asks for presence.
-_COMPARISONS = ("present", "before", "on_or_before", "after", "on_or_after")
+COMPARISONS = ("present", "before", "on_or_before", "after", "on_or_after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,7 @@ def statement(conn: Connection, schedule: Schedule, as_of: date, only: Sequence[
             counted=_COUNTED.format(as_of=as_of, cutoff=_CUTOFF),
             dated=len(DATED),
             firsts=_firsts(kinds),
+            applies=sql.SQL(APPLIES),
             as_of=as_of,
             only=scanned,
             dated_limits=_dated_limits(rows, classes),
@@ -387,9 +388,23 @@ def _counting(guarded: GuardedLimit) -> tuple[Any, ...]:
 
 
 def _condition(condition: Condition, code: Any) -> tuple[Any, ...]:
-    how = _COMPARISONS.index(condition.comparison or "present")
+    how = COMPARISONS.index(condition.comparison or "present")
     return code(condition.left), how, code(condition.than), condition.plus.months, condition.plus.days
 
+
+# Whether all conditions of rule `u` hold of `f`, whose dates are `found`: true, false, or unknown (Kleene).
+APPLIES = """CASE WHEN NOT u.conditional THEN true ELSE (
+            SELECT CASE WHEN bool_or(NOT x.yes) THEN false WHEN bool_or(x.yes IS NULL) THEN NULL ELSE true END
+              FROM (SELECT CASE w.how
+                             WHEN 0 THEN f.found[w.a] IS NOT NULL
+                             WHEN 1 THEN f.found[w.a] < shifted
+                             WHEN 2 THEN f.found[w.a] <= shifted
+                             WHEN 3 THEN f.found[w.a] > shifted
+                             ELSE f.found[w.a] >= shifted END AS yes
+                      FROM conditions w,
+                           LATERAL (SELECT (f.found[w.b] + make_interval(months => w.months, days => w.days))::date)
+                                   AS moved (shifted)
+                     WHERE w.rule_no = u.rule_no) AS x) END"""
 
 _CERTAIN = (
     "array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside) OVER (PARTITION BY j.record_id, j.judged_class)"
@@ -473,18 +488,7 @@ WITH RECURSIVE scanned AS MATERIALIZED (
              AND (u.after IS NULL OR coalesce(f.found[u.after] <= {as_of}::date, false))
              AND NOT coalesce(NOT u.covered AND f.document_date > f.found[u.code]
                               AND f.own[u.code - {dated}] IS DISTINCT FROM f.found[u.code], false) AS satisfied,
-           CASE WHEN NOT u.conditional THEN true ELSE (
-            SELECT CASE WHEN bool_or(NOT x.yes) THEN false WHEN bool_or(x.yes IS NULL) THEN NULL ELSE true END
-              FROM (SELECT CASE w.how
-                             WHEN 0 THEN f.found[w.a] IS NOT NULL
-                             WHEN 1 THEN f.found[w.a] < shifted
-                             WHEN 2 THEN f.found[w.a] <= shifted
-                             WHEN 3 THEN f.found[w.a] > shifted
-                             ELSE f.found[w.a] >= shifted END AS yes
-                      FROM conditions w,
-                           LATERAL (SELECT (f.found[w.b] + make_interval(months => w.months, days => w.days))::date)
-                                   AS moved (shifted)
-                     WHERE w.rule_no = u.rule_no) AS x) END AS applies
+           {applies} AS applies
       FROM memberships f LEFT JOIN rules u ON u.class_key = f.judged_class
 ), beside AS (
     SELECT j.*, {certain} AS certain FROM judged j

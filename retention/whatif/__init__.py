@@ -1,7 +1,7 @@
 """What a schedule would change, before it is loaded: counted, listed and drawn. Nothing changes.
 
 Rules of this module (requirements: retention, rule 16):
-- Until when is `retention.whatif_dates`' answer under either schedule, in one scan; due is what ended before the day,
+- Until when is `retention.whatif.dates`' answer under either schedule, in one scan; due is what ended before the day,
   and units are `retention.eligibility`'s. Both agree with `engine.decide` (tests/integration/test_whatif.py).
 - It is counted without a list: only records that are due under either schedule are taken by name, because units,
   locks and holds are asked of them. The list of all that changed is made when it is read, one row after the other.
@@ -17,7 +17,7 @@ Rules of this module (requirements: retention, rule 16):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from uuid import UUID
@@ -25,11 +25,12 @@ from zoneinfo import ZoneInfo
 
 from psycopg import sql
 
-from retention import eligibility, whatif_dates
+from retention import eligibility
 from retention.database import Connection
 from retention.reports import charts
 from retention.rules import Schedule, Unit
 from retention.schedule import comparison
+from retention.whatif import dates
 
 APART = 20_000  # records that are looked at apart, at most
 
@@ -80,14 +81,15 @@ class WhatIf:
 
 def compare(conn: Connection, old: Schedule, new: Schedule, as_of: date) -> WhatIf:
     """What changes if `new` takes the place of `old`. Needs a transaction, in which `changed_rows` lists it."""
-    conn.execute("SET LOCAL parallel_tuple_cost = 0.001")  # as in eligibility.due
     conn.execute("SET LOCAL work_mem = '64MB'")
+    conn.execute("SET LOCAL enable_mergejoin = off")  # of constant arrays the planner thinks too little to hash them
     conn.execute("DROP TABLE IF EXISTS pg_temp.whatif_found")
     redated = comparison.redated(old, new, as_of)
     if not redated:
         return WhatIf(as_of, ())
     dated = _dated(conn, old, new, as_of, _scope(conn, old, new, redated))
-    conn.execute(_FOUND.format(dated=dated, as_of=as_of))
+    counted = _all(_FOUND.format(dated=part, as_of=as_of) for part in dated)
+    conn.execute(sql.SQL("CREATE TEMP TABLE whatif_found ON COMMIT DROP AS {}").format(counted))
     conn.execute("ANALYZE pg_temp.whatif_found")
     for side, plan in (("due_before", old), ("due_after", new)):
         if whole := eligibility.unit_statement(conn, plan, _ELIGIBLE.format(due=sql.Identifier(side))):
@@ -97,7 +99,7 @@ def compare(conn: Connection, old: Schedule, new: Schedule, as_of: date) -> What
     found = {row[0]: Effect(row[0], *(Amount(row[i], row[i + 1]) for i in range(1, len(row), 2))) for row in rows}
     order = [known.id for known in (*new.classes, *old.classes)]
     effects = tuple(found[name] for name in dict.fromkeys([*order, *found]) if name in found)
-    return WhatIf(as_of, effects, _LIST.format(dated=dated, open=whatif_dates.OPEN, blocks=blocks))
+    return WhatIf(as_of, effects, _LIST.format(dated=_all(dated), open=dates.OPEN, blocks=blocks))
 
 
 def changed_rows(conn: Connection, found: WhatIf) -> Iterator[bytes]:
@@ -164,7 +166,8 @@ def _scope(conn: Connection, old: Schedule, new: Schedule, redated: frozenset[st
         "SELECT DISTINCT m.record_id FROM record_labels m JOIN records r USING (record_id) "
         "WHERE r.state = 1 AND (m.class_key = ANY ({0}::smallint[]) OR r.class_key = ANY ({0}::smallint[])) LIMIT {1}"
     ).format(sorted(found), APART + 1)
-    apart = [row[0] for row in conn.execute(labelled)] if found else []
+    some = 0 < len(found) < len(keys)
+    apart = [row[0] for row in conn.execute(labelled)] if some else []
     if apart:
         both = replace(new, classes=(*new.classes, *old.classes))  # what is a unit in one of them
         apart = eligibility.unit_members(conn, both, apart, waiting=True)
@@ -176,11 +179,16 @@ def _scope(conn: Connection, old: Schedule, new: Schedule, redated: frozenset[st
 def _beside(
     conn: Connection, old: Schedule, new: Schedule, keys: Mapping[str, int], found: set[int], *, labels: bool
 ) -> set[int]:
-    whole = {c.id for plan in (old, new) for c in plan.classes if c.unit is Unit.AGGREGATION}
-    query = _BESIDE.format(
-        whole=[keys[name] for name in whole if name in keys], labels=labels, known=sql.Placeholder("known")
-    )
-    while found:
+    """Step by step, until no class comes, or none is left."""
+    by_aggregation = {c.id for plan in (old, new) for c in plan.classes if c.unit is Unit.AGGREGATION}
+    whole = sorted(keys[name] for name in by_aggregation if name in keys)
+    kin = conn.execute("SELECT FROM records WHERE parent_id IS NOT NULL LIMIT 1").fetchone() is not None
+    steps = [step for step, asked in ((_LABELLED, labels), (_KIN, kin), (_WHOLE, bool(whole))) if asked]
+    if not steps:
+        return found
+    names = {"known": sql.Placeholder("known"), "whole": sql.Literal(whole), "labels": sql.Literal(labels)}
+    query = sql.SQL(" UNION ").join(step.format(**names) for step in steps)
+    while found and len(found) < len(keys):
         more = {row[0] for row in conn.execute(query, {"known": sorted(found)})} | found
         if more == found:
             break
@@ -188,56 +196,63 @@ def _beside(
     return found
 
 
-# One step: classes of records that have a label of a known class, labels of records of one, relatives, and members
-# of aggregations that go as a whole.
-_BESIDE = sql.SQL("""
-WITH known AS (SELECT unnest({known}::smallint[]) AS class_key),
-labelled AS MATERIALIZED (
-    SELECT m.record_id, m.class_key AS label, r.class_key FROM record_labels m JOIN records r USING (record_id)
-     WHERE {labels}
-), kin AS MATERIALIZED (
-    SELECT DISTINCT p.class_key AS parent, c.class_key AS child
-      FROM records c JOIN records p ON p.record_id = c.parent_id
-), whole AS MATERIALIZED (
-    SELECT aggregation_id FROM records WHERE aggregation_id IS NOT NULL AND class_key = ANY ({whole}::smallint[])
-    UNION
-    SELECT r.aggregation_id FROM labelled l JOIN records r USING (record_id)
-     WHERE r.aggregation_id IS NOT NULL AND l.label = ANY ({whole}::smallint[])
-)
-SELECT class_key FROM labelled WHERE label IN (TABLE known)
-UNION SELECT label FROM labelled WHERE class_key IN (TABLE known)
-UNION SELECT b.label FROM labelled a JOIN labelled b USING (record_id) WHERE a.label IN (TABLE known)
-UNION SELECT parent FROM kin WHERE child IN (TABLE known)
-UNION SELECT child FROM kin WHERE parent IN (TABLE known)
-UNION SELECT r.class_key FROM records r
-       WHERE r.aggregation_id IN (SELECT w.aggregation_id FROM whole w JOIN records x USING (aggregation_id)
-                                   WHERE x.class_key IN (TABLE known))
+# Classes of records that have a label of a known class, and labels of records of one.
+_LABELLED = sql.SQL("""
+SELECT r.class_key FROM record_labels m JOIN records r USING (record_id) WHERE m.class_key = ANY ({known}::smallint[])
+UNION
+SELECT m.class_key FROM record_labels m JOIN records r USING (record_id) WHERE r.class_key = ANY ({known}::smallint[])
+UNION
+SELECT b.class_key FROM record_labels a JOIN record_labels b USING (record_id)
+ WHERE a.class_key = ANY ({known}::smallint[])
+""")
+
+# Classes of parents and of children.
+_KIN = sql.SQL("""
+SELECT p.class_key FROM records c JOIN records p ON p.record_id = c.parent_id
+ WHERE c.class_key = ANY ({known}::smallint[])
+UNION
+SELECT c.class_key FROM records c JOIN records p ON p.record_id = c.parent_id
+ WHERE p.class_key = ANY ({known}::smallint[])
+""")
+
+# Classes of members of aggregations that go as a whole, because of a member's class, or of its label.
+_WHOLE = sql.SQL("""
+SELECT r.class_key FROM records r WHERE r.aggregation_id IN (
+    SELECT w.aggregation_id FROM (
+        SELECT aggregation_id FROM records WHERE class_key = ANY ({whole}::smallint[])
+        UNION
+        SELECT x.aggregation_id FROM record_labels m JOIN records x USING (record_id)
+         WHERE {labels} AND m.class_key = ANY ({whole}::smallint[])) AS w
+    JOIN records y USING (aggregation_id) WHERE y.class_key = ANY ({known}::smallint[]))
 """)
 
 
 # ---------------------------------------------------------------- which records
 
 
-def _dated(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope: _Scope) -> sql.Composed:
-    """A statement: the records that are looked at, each with its date under either schedule."""
-    dated = whatif_dates.prepare(conn, old, new, as_of, scope.classes).statement(scope.together)
-    if not scope.apart:
-        return dated
-    every = [known.id for plan in (old, new) for known in plan.classes]
-    apart = whatif_dates.prepare(conn, old, new, as_of, every, scope.apart)
-    only = sql.SQL("r.record_id = ANY ({}::uuid[])").format(list(scope.apart))
-    return sql.SQL("({}) UNION ALL ({})").format(dated, apart.statement(only))
+def _dated(conn: Connection, old: Schedule, new: Schedule, as_of: date, scope: _Scope) -> list[sql.Composed]:
+    """Statements: the records that are looked at, each with its date under either schedule."""
+    dated = dates.prepare(conn, old, new, as_of, scope.classes).parts(scope.together)
+    if scope.apart:
+        every = [known.id for plan in (old, new) for known in plan.classes]
+        apart = dates.prepare(conn, old, new, as_of, every, scope.apart)
+        dated += apart.parts(sql.SQL("r.record_id = ANY ({}::uuid[])").format(list(scope.apart)))
+    return dated
+
+
+def _all(parts: Iterable[sql.Composed]) -> sql.Composed:
+    return sql.SQL(" UNION ALL ").join(sql.SQL("({})").format(part) for part in parts)
 
 
 # One row for each record that is due on either side; of all others one for each class and direction.
 _FOUND = sql.SQL("""
-CREATE TEMP TABLE whatif_found ON COMMIT DROP AS
-SELECT class_key, sign(after - before)::integer AS moved, before < {as_of} AS due_before, after < {as_of} AS due_after,
-       CASE WHEN before < {as_of} OR after < {as_of} THEN record_id END AS record_id,
+SELECT class_key, extended, shortened, due_before, due_after, record_id,
        count(*) AS records, sum(bytes)::bigint AS bytes
-  FROM ({dated}) AS d
- WHERE before <> after OR before < {as_of}
- GROUP BY 1, 2, 3, 4, 5
+  FROM (SELECT class_key, bytes, after > before AS extended, after < before AS shortened,
+               before < {as_of} AS due_before, after < {as_of} AS due_after,
+               CASE WHEN before < {as_of} OR after < {as_of} THEN record_id END AS record_id
+          FROM ({dated}) AS d WHERE before <> after OR before < {as_of}) AS e
+ GROUP BY class_key, extended, shortened, due_before, due_after, record_id
 """)
 
 _ELIGIBLE = sql.SQL("SELECT r.* FROM whatif_found w JOIN records r USING (record_id) WHERE w.{due}")
@@ -261,7 +276,7 @@ _BLOCKS = sql.SQL("""
 # In the order of EFFECTS.
 _AMOUNTS = sql.SQL(", ").join(
     sql.SQL("coalesce(sum({}) FILTER (WHERE {}), 0)::bigint").format(sql.Identifier(summed), sql.SQL(which))
-    for which in ("becomes", "ceases", "moved > 0", "moved < 0", "becomes AND locked_until IS NOT NULL", "held")
+    for which in ("becomes", "ceases", "extended", "shortened", "becomes AND locked_until IS NOT NULL", "held")
     for summed in ("records", "bytes")
 )
 
@@ -273,7 +288,7 @@ _EFFECTS = sql.SQL("""
                    AND EXISTS (SELECT FROM hold_members h WHERE h.record_id = f.record_id) AS held
               FROM whatif_found f {blocks}) AS d
       JOIN classes c USING (class_key)
-     WHERE moved <> 0 OR becomes OR ceases
+     WHERE extended OR shortened OR becomes OR ceases
      GROUP BY c.class_id
 """)
 

@@ -7,6 +7,7 @@ Rules of this module:
   of `retention.eligibility`); special records and guarded classes are taken rule by rule. Both give the date that
   `engine.decide` gives (tests/integration/test_whatif.py): of several rules the latest under `all`, the earliest
   under `any`; of several classes the latest, and a reviewer's extension beside them.
+- The two are parts of their own: the first is reckoned and counted by parallel workers, and no row of it waits.
 - OPEN is no date yet, permanent, or no rule at all. A date so late that the calendar ends before it is open too.
 - The date is the record's own: a unit (rule 8) goes by the latest of its members.
 """
@@ -23,10 +24,10 @@ from uuid import UUID
 from psycopg import sql
 
 from retention.database import Connection
+from retention.eligibility import APPLIES, COMPARISONS
 from retention.rules import (
     DATED,
     Combine,
-    Comparison,
     Condition,
     LaterRecords,
     RecordClass,
@@ -40,7 +41,6 @@ OPEN = date.max
 SLOTS = 3  # triggers of a class in the main branch; a class with more is taken rule by rule
 
 _NOTHING = date.min  # what is not asked for, under `all`
-_COMPARISONS: tuple[Comparison | None, ...] = (None, *Comparison)  # by their number in the statement; 0: presence
 
 
 # ---------------------------------------------------------------- what a class asks, trigger by trigger
@@ -113,10 +113,10 @@ class Dates:
 
     pieces: Mapping[str, sql.Composable] = field(repr=False)
 
-    def statement(self, only: sql.Composable) -> sql.Composed:
-        """`SELECT record_id, class_key, bytes, before, after` of each kept record of the classes; `only` is a
-        further condition on `r`, the record."""
-        return _STATEMENT.format(**self.pieces, only=only)
+    def parts(self, only: sql.Composable) -> list[sql.Composed]:
+        """Statements that share no record: `SELECT record_id, class_key, bytes, before, after` of each kept record of
+        the classes. `only` is a further condition on `r`, the record."""
+        return [part.format(**self.pieces, only=only) for part in (_PLAIN, _BY_RULE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,15 @@ class _Making:
         rules, conditions, replacements, counted = self._rules()
         guarded = [self.keys[name] for name in self.keys if _by_rule(self._sides(name))]
         arrays = {"before": [before for before, _ in values], "after": [after for _, after in values]}
-        arrays |= {f"days{code}": [*days] for code, days in self.days.items()}
-        return {
-            "constants": sql.SQL(", ").join(
-                sql.SQL("{}::date[] AS {}").format(_array(days), sql.Identifier(name)) for name, days in arrays.items()
+        constants = [
+            *(sql.SQL("{}::date[] AS {}").format(_array(some), sql.Identifier(name)) for name, some in arrays.items()),
+            *(
+                sql.SQL("{}::integer[] AS {}").format(_places(days), sql.Identifier(f"places{code}"))
+                for code, days in self.days.items()
             ),
+        ]
+        return {
+            "constants": sql.SQL(", ").join(constants),
             "shapes": _unnest(shapes, columns),
             "names": sql.SQL(", ".join(columns)),
             "before": self._until("before", slots),
@@ -151,8 +155,12 @@ class _Making:
             "conditions": _unnest(conditions, _CONDITION),
             "replacements": _unnest(replacements, _REPLACEMENT),
             "counted": _unnest(counted, _COUNTED),
+            "suspended": _SUSPENDED.format(as_of=self.as_of),
+            "certain": sql.SQL(_CERTAIN if replacements else _NONE),
+            "applies": sql.SQL(APPLIES),
             "as_of": sql.Literal(self.as_of),
             "open": sql.Literal(OPEN),
+            "extended": _EXTENDED.format(as_of=self.as_of, open=OPEN),
         }
 
     def _until(self, side: str, slots: int) -> sql.Composable:
@@ -164,7 +172,10 @@ class _Making:
         for slot in range(slots):
             dated = {code: _DAY.get(code, f"s.dates[{code - len(DATED)}]") for code in self.days}
             cases = " ".join(f"WHEN {code} THEN {day}" for code, day in dated.items())
-            places = " ".join(f"WHEN {code} THEN width_bucket({day}, k.days{code})" for code, day in dated.items())
+            places = " ".join(
+                f"WHEN {code} THEN k.places{code}[{day} - date '{_first(self.days[code])}' + 1]"
+                for code, day in dated.items()
+            )
             found.append(
                 f"CASE WHEN l.code{slot} IS NULL OR (CASE l.code{slot} {cases} END) IS NULL "
                 f"OR (l.later_{side}{slot} AND r.document_date > (CASE l.code{slot} {cases} END)) "
@@ -239,7 +250,7 @@ class _Making:
                     found[counting].update(self.days.get(code or 0, ()))
                     of_class = (numbers[rule.id], side, key, any_one, code, number)
                     bounds = (rule.triggers_from, rule.triggers_until)
-                    rules.append((*of_class, self._code(rule.not_before), *bounds, _covered(rule)))
+                    rules.append((*of_class, self._code(rule.not_before), *bounds, _covered(rule), bool(rule.when)))
                     conditions += [(numbers[rule.id], *self._condition(one)) for one in rule.when]
                     replacements += [(numbers[other], numbers[rule.id]) for other in rule.replaces if other in numbers]
         counted = [
@@ -254,7 +265,7 @@ class _Making:
         return None if trigger is None else self.codes.get(trigger, 0)
 
     def _condition(self, one: Condition) -> tuple[Any, ...]:
-        how = _COMPARISONS.index(one.comparison)
+        how = COMPARISONS.index(one.comparison or "present")
         return self._code(one.left), how, self._code(one.than), one.plus.months, one.plus.days
 
 
@@ -314,7 +325,8 @@ _SLOT = {"code": "integer", "first": "integer", "missing_before": "date", "missi
          "later_before": "boolean", "later_after": "boolean"}  # fmt: skip
 _SHAPE = {"class_key": "smallint", "evented": "boolean", "any_before": "boolean", "any_after": "boolean"}
 _RULE = {"rule_no": "integer", "side": "integer", "class_key": "smallint", "any_one": "boolean", "code": "integer",
-         "clock": "integer", "gate": "integer", "first": "date", "last": "date", "covered": "boolean"}  # fmt: skip
+         "clock": "integer", "gate": "integer", "first": "date", "last": "date", "covered": "boolean",
+         "conditional": "boolean"}  # fmt: skip
 _CONDITION = {"rule_no": "integer", "a": "integer", "how": "integer", "b": "integer", "months": "integer",
               "days": "integer"}  # fmt: skip
 _REPLACEMENT = {"rule_no": "integer", "by_no": "integer"}
@@ -340,21 +352,60 @@ def _shape(slots: int) -> dict[str, str]:
     return _SHAPE | {f"{name}{slot}": kind for slot in range(slots) for name, kind in _SLOT.items()}
 
 
+def _first(days: Sequence[date]) -> date:
+    return days[0] if days else date.min  # of no days none is asked for
+
+
+def _places(days: Sequence[date]) -> sql.Literal:
+    """For each day from the first to the last its place among the days; 0 where the catalog has none: an array of
+    all days finds one in a step, where a search among the days takes a dozen."""
+    found = [0] * ((days[-1] - days[0]).days + 1 if days else 0)
+    for place, day in enumerate(days, 1):
+        found[(day - days[0]).days] = place
+    return sql.Literal("{" + ",".join(map(str, found)) + "}")
+
+
 def _array(days: Sequence[date]) -> sql.Literal:
     return sql.Literal("{" + ",".join(day.isoformat() for day in days) + "}")
 
 
 _DAY = {number: f"r.{name}" for number, name in enumerate(DATED, 1)}
 
-_STATEMENT = sql.SQL("""
-WITH main AS (
+# A reviewer's extension in force of record `d`, as `x`, and the dates with it.
+_EXTENDED = sql.SQL("""
+SELECT d.record_id, d.class_key, d.bytes,
+       CASE x.not_before WHEN {open} THEN {open} ELSE greatest(d.before, x.not_before - 1) END AS before,
+       CASE x.not_before WHEN {open} THEN {open} ELSE greatest(d.after, x.not_before - 1) END AS after
+  FROM found d
+  LEFT JOIN (SELECT DISTINCT ON (e.record_id) e.record_id, least(e.not_before, {open}::date) AS not_before
+               FROM extensions e ORDER BY e.record_id, e.recorded_at DESC) AS x
+    ON x.record_id = d.record_id AND x.not_before > {as_of}::date
+""")
+
+# Without the OFFSET the dates would be looked up anew wherever a caller compares them.
+_PLAIN = sql.SQL("""
+WITH found AS (
     SELECT r.record_id, r.class_key, r.bytes, {before} AS before, {after} AS after
       FROM (SELECT {constants}) AS k CROSS JOIN records r
       JOIN {shapes} AS l ({names}) ON l.class_key = r.class_key
-      LEFT JOIN current_triggers s ON s.subject_id = r.aggregation_id AND l.evented
+      LEFT JOIN current_triggers s ON s.subject_id = CASE WHEN l.evented THEN r.aggregation_id END
      WHERE r.state = 1 AND NOT r.special AND {only}
-), rules AS MATERIALIZED (
-    SELECT * FROM {rules} AS u (rule_no, side, class_key, any_one, code, clock, gate, first, last, covered)
+    OFFSET 0
+)
+{extended}""")
+
+_CERTAIN = """array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside AND NOT (j.ranged AND j.day IS NULL))
+                  OVER (PARTITION BY j.record_id, j.of_class, j.side)"""
+_NONE = "NULL::integer[]"  # where nothing replaces a rule, nobody asks
+
+_SUSPENDED = sql.SQL("""
+SELECT subject_id, range_agg(daterange(starts, coalesce(ends, {as_of}::date), '[]')) AS spans
+  FROM suspensions WHERE starts <= {as_of}::date GROUP BY subject_id""")
+
+_BY_RULE = sql.SQL("""
+WITH rules AS MATERIALIZED (
+    SELECT * FROM {rules}
+           AS u (rule_no, side, class_key, any_one, code, clock, gate, first, last, covered, conditional)
 ), conditions AS MATERIALIZED (
     SELECT * FROM {conditions} AS w (rule_no, a, how, b, months, days)
 ), replacements AS MATERIALIZED (
@@ -364,12 +415,12 @@ WITH main AS (
 ), facts AS MATERIALIZED (
     SELECT r.record_id, r.class_key, r.bytes, r.special, r.document_date,
            ARRAY[r.received, r.document_date, r.modified, r.tagged] AS dates,
-           CASE WHEN r.special
-                THEN (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.record_id) END AS own,
-           (SELECT t.dates FROM current_triggers t WHERE t.subject_id = r.aggregation_id) AS whole,
-           (SELECT range_agg(daterange(u.starts, coalesce(u.ends, {as_of}::date), '[]')) FROM suspensions u
-             WHERE r.special AND u.subject_id IN (r.record_id, r.aggregation_id) AND u.starts <= {as_of}::date) AS spans
+           o.dates AS own, w.dates AS whole, coalesce(a.spans + b.spans, a.spans, b.spans) AS spans
       FROM records r
+      LEFT JOIN current_triggers o ON o.subject_id = CASE WHEN r.special THEN r.record_id END
+      LEFT JOIN current_triggers w ON w.subject_id = r.aggregation_id
+      LEFT JOIN ({suspended}) AS a ON a.subject_id = CASE WHEN r.special THEN r.record_id END
+      LEFT JOIN ({suspended}) AS b ON b.subject_id = CASE WHEN r.special THEN r.aggregation_id END
      WHERE r.state = 1 AND r.class_key = ANY ({keys}::smallint[])
        AND (r.special OR r.class_key = ANY ({guarded}::smallint[])) AND {only}
 ), merged AS MATERIALIZED (
@@ -394,26 +445,16 @@ WITH main AS (
                   OR (NOT u.covered AND f.document_date > c.day
                       AND f.own[u.code - cardinality(f.dates)] IS DISTINCT FROM c.day)
                 THEN {open}::date
+                WHEN f.spans IS NULL THEN least({open}::date, c.ends)
                 ELSE least({open}::date, c.ends + coalesce((
                        SELECT sum(upper(span) - lower(span))::integer FROM unnest(f.spans * datemultirange(
                          daterange(least(c.starts, {as_of}::date), {as_of}::date, '(]'))) AS span), 0)) END AS until,
-           (SELECT CASE WHEN bool_or(NOT x.yes) THEN false WHEN bool_or(x.yes IS NULL) THEN NULL ELSE true END
-              FROM (SELECT CASE w.how
-                             WHEN 0 THEN f.found[w.a] IS NOT NULL
-                             WHEN 1 THEN f.found[w.a] < shifted
-                             WHEN 2 THEN f.found[w.a] <= shifted
-                             WHEN 3 THEN f.found[w.a] > shifted
-                             ELSE f.found[w.a] >= shifted END AS yes
-                      FROM conditions w,
-                           LATERAL (SELECT (f.found[w.b] + make_interval(months => w.months, days => w.days))::date)
-                                   AS moved (shifted)
-                     WHERE w.rule_no = u.rule_no) AS x) AS applies
+           {applies} AS applies
       FROM memberships f CROSS JOIN (VALUES (0), (1)) AS v (side)
       LEFT JOIN rules u ON u.class_key = f.of_class AND u.side = v.side
       LEFT JOIN counted c ON c.clock = u.clock AND c.day = f.found[u.code]
 ), beside AS (
-    SELECT j.*, array_agg(j.rule_no) FILTER (WHERE j.applies AND NOT j.outside AND NOT (j.ranged AND j.day IS NULL))
-                  OVER (PARTITION BY j.record_id, j.of_class, j.side) AS certain
+    SELECT j.*, {certain} AS certain
       FROM judged j
 ), live AS (
     SELECT b.*, b.rule_no IS NOT NULL AND NOT b.outside AND b.applies IS NOT FALSE
@@ -426,18 +467,10 @@ WITH main AS (
            coalesce(CASE WHEN bool_or(any_one) THEN min(until) FILTER (WHERE counts)
                          ELSE max(until) FILTER (WHERE counts) END, {open}) AS until
       FROM live GROUP BY record_id, side, of_class
-), second AS (
+), found AS (
     SELECT f.record_id, f.class_key, f.bytes, p.before, p.after
       FROM (SELECT record_id, max(until) FILTER (WHERE side = 0) AS before, max(until) FILTER (WHERE side = 1) AS after
               FROM per_class GROUP BY record_id) AS p
       JOIN facts f USING (record_id)
-), extended AS MATERIALIZED (
-    SELECT DISTINCT ON (e.record_id) e.record_id, least(e.not_before, {open}::date) AS not_before FROM extensions e
-     ORDER BY e.record_id, e.recorded_at DESC
 )
-SELECT d.record_id, d.class_key, d.bytes,
-       CASE x.not_before WHEN {open} THEN {open} ELSE greatest(d.before, x.not_before - 1) END AS before,
-       CASE x.not_before WHEN {open} THEN {open} ELSE greatest(d.after, x.not_before - 1) END AS after
-  FROM (SELECT * FROM main UNION ALL SELECT * FROM second) AS d
-  LEFT JOIN extended x ON x.record_id = d.record_id AND x.not_before > {as_of}::date
-""")
+{extended}""")
