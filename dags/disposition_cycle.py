@@ -48,11 +48,19 @@ def instant(when: datetime) -> str:
 def advance() -> dict[str, int]:
     """Let stages lapse and terms end. Red with the plans that expired since this run began, whichever try it was."""
     began = get_current_context()["dag_run"].start_date
-    expired = run(["disposition", "advance", *(["--since", instant(began)] if began else [])])["expired"]
+    done = run(["disposition", "advance", *(["--since", instant(began)] if began else [])])
+    expired = done["expired"]
+    for document, why in done["not_erased"].items():
+        log.error("not erased: %s: %s", document, why)
     if expired:
         raise AirflowFailException(
             f"{len(expired)} plans expired undecided: {', '.join(expired)}. What is in them is proposed again; see to "
             "it that it is decided this time."
+        )
+    if done["not_erased"]:
+        raise AirflowException(
+            f"{len(done['not_erased'])} rejected documents could not be erased. They are named above, with the reason; "
+            "their keys are gone, and it is tried again."
         )
     return {"expired": 0}
 

@@ -306,7 +306,7 @@ def quarantine_reject(
     document: str,
     reason: Annotated[str, typer.Option(help="A code such as not-a-record or duplicate; never a name.")],
 ) -> None:
-    """Decide against it; its bytes stay until a disposition plan destroys them."""
+    """Decide against it; its bytes stay for thirty days, and until two people have them destroyed."""
     from retention import quarantine
 
     with opened(context.obj) as archive:

@@ -44,6 +44,7 @@ class Kind(StrEnum):
     RETRACTION = "retraction"
     RESUMPTION = "resumption"
     HOLD_RELEASE = "hold-release"
+    REJECTED = "rejected"  # documents rejected from quarantine are destroyed
     ENROLMENT = "enrolment"
     REVOCATION = "revocation"
 

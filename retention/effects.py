@@ -11,12 +11,13 @@ from collections.abc import Mapping
 
 from retention import approvals, holds, policy, triggers
 from retention.approvals import Effect, Kind
-from retention.disposition import reviewing
+from retention.disposition import rejected, reviewing
 
 EFFECTS: Mapping[Kind, Effect] = {
     Kind.DISPOSITION: reviewing.approved,
     Kind.SCHEDULE: policy.take_effect,
     Kind.HOLD_RELEASE: holds.take_effect,
+    Kind.REJECTED: rejected.take_effect,
     Kind.TRIGGER: triggers.take_effect,
     Kind.RETRACTION: triggers.take_effect,
     Kind.RESUMPTION: triggers.take_effect,

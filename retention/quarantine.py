@@ -4,7 +4,8 @@ Rules of this module:
 - The bytes are sealed under a key of their own and stand in the vault at `quarantine/<id>`; nothing is dropped.
 - An officer *releases* (the document becomes a record: the pipeline captures it again without its quarantine),
   or *rejects* with a reason, a code. Who, when and why is an event. A decision is made once.
-- Rejected bytes stay until a disposition plan destroys them.
+- Rejected bytes stay for thirty days, and then until two people have them destroyed (retention.disposition.rejected);
+  those of a released document until the record is destroyed that it became (retention.disposition.erasure).
 """
 
 from __future__ import annotations
@@ -143,6 +144,39 @@ def reject(archive: Archive, quarantine_id: UUID, reason: str, now: datetime) ->
         _decide(conn, archive, quarantine_id, "rejected", reason, None, now)
         detail = {"decision": "reject", "reason": reason}
         ledger.append(conn, [Event("qua", now, archive.agent, (quarantine_id,), detail=detail)], now)
+
+
+def destroy_keys(conn: Connection, ids: Sequence[UUID], cause: UUID, now: datetime) -> None:
+    """The keys of documents, and every row that describes them; `cause` is the proposal that says so."""
+    asked = {"ids": list(ids), "cause": cause, "now": now}
+    conn.execute(
+        """WITH gone AS (DELETE FROM subject_keys WHERE subject_id = ANY(%(ids)s) RETURNING bucket_id)
+           INSERT INTO plan_remains (plan_id, kind, remains_id)
+           SELECT DISTINCT %(cause)s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING""",
+        asked,
+    )
+    conn.execute(
+        """WITH gone AS (DELETE FROM descriptor_lines WHERE subject_id = ANY(%(ids)s) RETURNING descriptor_id)
+           INSERT INTO plan_remains (plan_id, kind, remains_id)
+           SELECT DISTINCT %(cause)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING""",
+        asked,
+    )
+    conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(ids)s)", asked)
+    conn.execute("DELETE FROM findings WHERE subject_id = ANY(%(ids)s)", asked)
+    conn.execute(
+        "UPDATE quarantine SET key_destroyed_at = coalesce(key_destroyed_at, %(now)s) "
+        "WHERE quarantine_id = ANY(%(ids)s)",
+        asked,
+    )
+
+
+def destroyed(conn: Connection, ids: Sequence[UUID], now: datetime) -> None:
+    """Nothing of these documents is left in the vault."""
+    conn.execute(
+        """UPDATE quarantine SET destroyed_at = %(now)s, key_destroyed_at = coalesce(key_destroyed_at, %(now)s)
+            WHERE quarantine_id = ANY(%(ids)s)""",
+        {"ids": list(ids), "now": now},
+    )
 
 
 def take(conn: Connection, quarantine_id: UUID) -> UUID | None:

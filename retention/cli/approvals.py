@@ -15,7 +15,7 @@ from uuid import UUID
 
 import typer
 
-from retention.cli.command import Options, answer, identifier, now, opened, table
+from retention.cli.command import Options, answer, identifier, now, opened, table, tell
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def approval_withdraw(context: typer.Context, proposal: str) -> None:
 def sign(chosen: Options, proposal_id: UUID, key: Path | None, signature: Path | None) -> Proposal:
     """Enter a signature: made here with a key, or elsewhere. Raises UsageError unless exactly one is given."""
     from retention import approvals, signatures
+    from retention.approvals import Kind
     from retention.database import transaction
+    from retention.disposition import rejected
     from retention.effects import EFFECTS
 
     if chosen.as_of is not None:
@@ -123,7 +125,13 @@ def sign(chosen: Options, proposal_id: UUID, key: Path | None, signature: Path |
             if found.statement is None:
                 raise UsageError(f"proposal {proposal_id} has no statement yet: decide every item of its plan first.")
             armored = signatures.sign(signatures.private_key(key, passphrase), found.statement.encode())
-        return approvals.sign(archive, proposal_id, armored, now(), EFFECTS)
+        found = approvals.sign(archive, proposal_id, armored, now(), EFFECTS)
+        if found.kind is Kind.REJECTED and found.state == "approved":
+            for document, why in rejected.sweep(archive, now())[1].items():
+                tell(
+                    f"NOT ERASED {document}: {why} Its key is gone; it is tried again by `muniment disposition advance`."
+                )
+        return found
 
 
 def passphrase() -> str:

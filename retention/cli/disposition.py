@@ -37,10 +37,11 @@ def disposition_propose(
         typer.Option(formats=_INSTANT, metavar="INSTANT", help="As of its day in the schedule's time zone."),
     ] = None,
 ) -> None:
-    """Put everything that is due, and in no open plan, into a new plan."""
+    """Put everything that is due, and in no open plan, into a new plan; and what was rejected a month ago into a
+    proposal of its own."""
     from retention import engine, policy
     from retention.database import transaction
-    from retention.disposition import plans, proposing
+    from retention.disposition import plans, proposing, rejected
 
     if at is not None and context.obj.as_of is not None:
         raise UsageError("expected --as-of DATE or --at INSTANT, found both.")
@@ -50,6 +51,7 @@ def disposition_propose(
             with transaction(archive.connections) as conn:
                 as_of = engine.today(policy.current(conn).schedule, at)
         found = proposing.propose(archive, now(), as_of)
+        documents = rejected.propose(archive, now())
         plan = None
         if found.plan is not None:
             with transaction(archive.connections) as conn:
@@ -59,6 +61,7 @@ def disposition_propose(
         "in_other_plans": found.in_other_plans,
         "not_notified": found.not_notified,
         "disagreed": [str(record) for record in found.disagreed],
+        "rejected_proposal": documents and str(documents.id),
     }
 
     def people() -> None:
@@ -70,6 +73,9 @@ def disposition_propose(
             print(f"{found.in_other_plans:,} records are in other open plans")
         if found.not_notified:
             print(f"{found.not_notified:,} records wait for their notice: muniment disposition notify")
+        if documents is not None:
+            count = len(documents.content["documents"])
+            print(f"{count:,} rejected documents wait for two signatures: muniment approval show {documents.id}")
         for record in found.disagreed:
             tell(f"LEFT OUT {record}: the two calculations of its date differ; report this as a defect")
 
@@ -327,9 +333,10 @@ def disposition_advance(
         typer.Option(formats=_INSTANT, metavar="INSTANT", help="Name also what expired from then on."),
     ] = None,
 ) -> None:
-    """Let stages lapse and terms end; the scheduler does this nightly. Exits 1 if a plan expired."""
+    """Let stages lapse and terms end, erase what is left of rejected documents; the scheduler does this nightly.
+    Exits 1 if a plan expired, or something could not be erased."""
     from retention.database import transaction
-    from retention.disposition import plans, reviewing
+    from retention.disposition import plans, rejected, reviewing
 
     _refuse_as_of(context.obj)
     with opened(context.obj) as archive:
@@ -337,13 +344,23 @@ def disposition_advance(
         if since is not None:
             with transaction(archive.connections) as conn:
                 expired = list(dict.fromkeys([*expired, *plans.expired_since(conn, since)]))
+        erased, left = rejected.sweep(archive, now())
 
     def people() -> None:
         for plan in expired:
             print(f"plan {plan} expired undecided; what is in it will be proposed again")
+        if erased:
+            print(f"{erased:,} rejected documents erased")
+        for document, why in left.items():
+            tell(f"NOT ERASED {document}: {why} Its key is gone; it is tried again.")
 
-    answer(context.obj, {"expired": [str(plan) for plan in expired]}, people)
-    if expired:
+    value = {
+        "expired": [str(plan) for plan in expired],
+        "erased": erased,
+        "not_erased": {str(document): why for document, why in left.items()},
+    }
+    answer(context.obj, value, people)
+    if expired or left:
         raise typer.Exit(1)
 
 

@@ -174,7 +174,7 @@ def schedule_diff(
         found = whatif.compare(conn, old.schedule, new, as_of)
         if csv is not None:
             _write(csv, whatif.changed_rows(conn, found))
-        used = policy.used_classes(conn)
+        used = policy.used_classes(conn, new)
     if chart is not None:
         _write(chart, [whatif.chart(found, new).encode()])
     changed = comparison.changes(old.schedule, new)

@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from retention import descriptors, ledger, policy
+from retention import descriptors, ledger, policy, quarantine
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.disposition.plans import cut
@@ -91,8 +91,9 @@ def _destroy_keys(
             """WITH gone AS (DELETE FROM subject_keys WHERE subject_id = ANY(%s) RETURNING bucket_id)
                INSERT INTO plan_remains (plan_id, kind, remains_id)
                SELECT DISTINCT %s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING""",
-            ([*ids, *former], plan_id),
+            (list(ids), plan_id),
         )
+        quarantine.destroy_keys(conn, [*former], plan_id, now)
 
 
 _Annex = tuple[UUID, UUID, RecordKey, bytes]  # record, annex, its key, sealed line
@@ -196,7 +197,9 @@ def _finish(archive: Archive, plan_id: UUID, gone: Sequence[UUID], former: Mappi
                  FROM tombstones t WHERE t.record_id = r.record_id AND r.record_id = ANY(%(ids)s) AND r.state = 2""",
             ids,
         )
-        _forget(conn, plan_id, ids["ids"], [document for document, record in former.items() if record in set(gone)])
+        documents = [document for document, record in former.items() if record in set(gone)]
+        _forget(conn, plan_id, ids["ids"], documents)
+        quarantine.destroyed(conn, documents, now)
         conn.execute(
             """UPDATE plan_items i SET open = false, outcome = t.outcome, ended_at = %s FROM tombstones t
                 WHERE i.plan_id = %s AND i.record_id = t.record_id AND t.record_id = ANY(%s)""",

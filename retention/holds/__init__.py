@@ -244,7 +244,7 @@ def _take_in_quarantined(
         """INSERT INTO hold_quarantined (quarantine_id, hold_id, recorded_at)
            SELECT r.record_id, %(hold)s, %(now)s
              FROM (SELECT quarantine_id AS record_id, run_id, (recorded_at AT TIME ZONE 'UTC')::date + 1 AS received
-                     FROM quarantine WHERE state <> 'released') r
+                     FROM quarantine WHERE state <> 'released' AND key_destroyed_at IS NULL) r
             WHERE {only} AND {where}
             ORDER BY 1 ON CONFLICT DO NOTHING RETURNING quarantine_id"""
     ).format(where=scope.where, only=sql.SQL("true" if only is None else "r.record_id = ANY(%(only)s)"))

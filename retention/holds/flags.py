@@ -196,7 +196,8 @@ def _page(archive: Archive, after: UUID, percent: float, seed: int) -> list[tupl
                               'records/' || record_id || '/' || encode(sealed_sha256, 'hex') AS object_key
                          FROM contents
                         UNION ALL
-                       SELECT quarantine_id, version, 'quarantine/' || quarantine_id FROM quarantine) o
+                       SELECT quarantine_id, version, 'quarantine/' || quarantine_id FROM quarantine
+                        WHERE destroyed_at IS NULL) o
                  LEFT JOIN hold_flags f USING (subject_id)
                 WHERE o.subject_id > %s AND abs(hashtextextended(o.subject_id::text, %s) %% 10000) < %s
                 ORDER BY o.subject_id LIMIT 1000""",

@@ -31,7 +31,13 @@ def written(collect: Collector) -> tuple[Written, ...]:
         (
             "quarantine",
             "Documents of quarantine, read back",
-            _objects("q.quarantine_id", "q.sealed_bytes", "q.verified_at", "q.sealed_sha256", "quarantine q"),
+            _objects(
+                "q.quarantine_id",
+                "q.sealed_bytes",
+                "q.verified_at",
+                "q.sealed_sha256",
+                "(SELECT * FROM quarantine WHERE destroyed_at IS NULL) q",
+            ),
         ),
         (
             "descriptors",
@@ -104,7 +110,8 @@ _DEFECTS: Mapping[str, tuple[str, Body]] = {
         "Records and documents whose key is gone",
         Body(
             {"subject": "s.id"},
-            "(SELECT record_id AS id FROM records WHERE state < 3 UNION ALL SELECT quarantine_id FROM quarantine) s",
+            "(SELECT record_id AS id FROM records WHERE state = 1 "
+            "UNION ALL SELECT quarantine_id FROM quarantine WHERE key_destroyed_at IS NULL) s",
             "subject",
             "NOT EXISTS (SELECT FROM subject_keys k WHERE k.subject_id = s.id)",
         ),

@@ -22,6 +22,14 @@ ALTER TABLE suspensions
 -- for what came inside another document, which is known by that one.
 ALTER TABLE contents ADD COLUMN content bytea CONSTRAINT contents_content CHECK (octet_length(content) = 32);
 
+-- A rejected document loses its key by the signature of two people, a released one with the record that it became. Its
+-- bytes follow; then it is destroyed.
+ALTER TABLE quarantine
+    ADD COLUMN key_destroyed_at timestamptz,
+    ADD COLUMN destroyed_at     timestamptz,
+    ADD CONSTRAINT quarantine_destroyed CHECK (destroyed_at IS NULL OR key_destroyed_at IS NOT NULL);
+CREATE INDEX quarantine_rejected ON quarantine (decided_at) WHERE state = 'rejected' AND destroyed_at IS NULL;
+
 -- Every class that a record ever had before its present one.
 CREATE TABLE class_changes (
     record_id   uuid NOT NULL CONSTRAINT class_changes_record REFERENCES records,
@@ -107,7 +115,8 @@ CREATE TABLE approvers (
 CREATE TABLE proposals (
     proposal_id   uuid PRIMARY KEY,
     kind          text NOT NULL CONSTRAINT proposals_kind CHECK (kind IN
-                  ('disposition', 'schedule', 'trigger', 'retraction', 'resumption', 'hold-release', 'enrolment', 'revocation')),
+                  ('disposition', 'schedule', 'trigger', 'retraction', 'resumption', 'hold-release', 'rejected', 'enrolment',
+                   'revocation')),
     state         text NOT NULL DEFAULT 'open'
                   CONSTRAINT proposals_state CHECK (state IN ('open', 'approved', 'withdrawn', 'expired')),
     proposed_at   timestamptz NOT NULL,
@@ -233,7 +242,7 @@ CREATE TABLE transfers (
 -- What outlives a plan's records for a while, for its certificate: descriptor objects that still hold lines of
 -- others (what was destroyed is unreadable in them), and buckets of keys that lost rows and get a new key.
 CREATE TABLE plan_remains (
-    plan_id    uuid NOT NULL CONSTRAINT plan_remains_plan REFERENCES plans,
+    plan_id    uuid NOT NULL CONSTRAINT plan_remains_plan REFERENCES proposals,  -- a plan, or of kind 'rejected'
     kind       text NOT NULL CONSTRAINT plan_remains_kind CHECK (kind IN ('descriptor', 'bucket')),
     remains_id uuid NOT NULL,
     PRIMARY KEY (plan_id, kind, remains_id)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -135,3 +136,25 @@ def test_from_a_rule_to_a_certificate(muniment: Muniment, tmp_path: Path) -> Non
     assert muniment("show", case["record_id"])["holds"]
     assert muniment("destroyed", "--id", destroyed)
     assert muniment("ingest", inbox)["rejected"] == 1  # it stays destroyed
+
+
+def test_what_was_rejected_goes_by_two_people(muniment: Muniment, settings: Settings, tmp_path: Path) -> None:
+    ruth, dan = key(tmp_path, "ruth"), key(tmp_path, "dan")
+    muniment("approver", "enrol", "Ruth Levi", "--public-key", f"{ruth}.pub")
+    muniment("approver", "enrol", "Dan Cohen", "--public-key", f"{dan}.pub", "--key", ruth)
+    schedule, inbox = tmp_path / "schedule.yaml", tmp_path / "inbox"
+    schedule.write_text(SCHEDULE)
+    inbox.mkdir()
+    (inbox / "broken.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog")
+    muniment("schedule", "load", schedule)
+    assert muniment("ingest", inbox)["quarantined"] == 1
+    (document,) = muniment("quarantine", "list")
+    muniment("quarantine", "reject", document["quarantine_id"], "--reason", "not-a-record")
+    with psycopg.connect(settings.database_url) as conn:
+        conn.execute("UPDATE quarantine SET decided_at = decided_at - interval '30 days'")
+    proposal = muniment("disposition", "propose")["rejected_proposal"]
+    muniment("approval", "sign", proposal, "--key", ruth)
+    assert muniment("approval", "sign", proposal, "--key", dan)["state"] == "approved"
+    with psycopg.connect(settings.database_url) as conn:
+        assert conn.execute("SELECT destroyed_at IS NOT NULL FROM quarantine").fetchall() == [(True,)]
+    assert muniment("ingest", inbox)["known"] == 1
