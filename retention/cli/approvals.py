@@ -128,9 +128,7 @@ def sign(chosen: Options, proposal_id: UUID, key: Path | None, signature: Path |
         found = approvals.sign(archive, proposal_id, armored, now(), EFFECTS)
         if found.kind is Kind.REJECTED and found.state == "approved":
             for document, why in rejected.sweep(archive, now())[1].items():
-                tell(
-                    f"NOT ERASED {document}: {why} Its key is gone; it is tried again by `muniment disposition advance`."
-                )
+                tell(f"NOT ERASED {document}: {why} Its key is gone; `muniment disposition advance` tries again.")
         return found
 
 

@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from psycopg import sql
+
 from retention import approvals, holds, ledger, quarantine
 from retention.approvals import Kind, Proposal
 from retention.archive import Archive
@@ -33,9 +35,9 @@ _MOST = 10_000  # documents in one proposal: its list is text
 _PROPOSING = 0x72656A65  # an advisory lock of our own: two proposers at once make one proposal
 
 # Of a document `q`: a hold has it, or its flag stands in the vault, or is on its way there.
-_HELD = """(EXISTS (SELECT FROM hold_quarantined h WHERE h.quarantine_id = q.quarantine_id)
+_HELD = sql.SQL("""(EXISTS (SELECT FROM hold_quarantined h WHERE h.quarantine_id = q.quarantine_id)
         OR EXISTS (SELECT FROM hold_flags f WHERE f.subject_id = q.quarantine_id
-                                              AND (f.wanted OR f.actual IS NOT FALSE)))"""
+                                              AND (f.wanted OR f.actual IS NOT FALSE)))""")
 
 
 def propose(archive: Archive, now: datetime) -> Proposal | None:
@@ -47,9 +49,11 @@ def propose(archive: Archive, now: datetime) -> Proposal | None:
             if waiting.kind is Kind.REJECTED and waiting.expires_at > now:
                 return waiting
         rows = conn.execute(
-            f"""SELECT q.quarantine_id, q.bytes, q.decided_at FROM quarantine q
-                 WHERE q.state = 'rejected' AND q.decided_at <= %s AND q.key_destroyed_at IS NULL AND NOT {_HELD}
-                 ORDER BY q.decided_at, q.quarantine_id LIMIT %s""",
+            sql.SQL(
+                """SELECT q.quarantine_id, q.bytes, q.decided_at FROM quarantine q
+                    WHERE q.state = 'rejected' AND q.decided_at <= %s AND q.key_destroyed_at IS NULL AND NOT {held}
+                    ORDER BY q.decided_at, q.quarantine_id LIMIT %s"""
+            ).format(held=_HELD),
             (now - TERM, _MOST),
         ).fetchall()
         if not rows:
@@ -68,9 +72,11 @@ def take_effect(conn: Connection, archive: Archive, proposal: Proposal, now: dat
     """What an approved proposal of kind `rejected` does (retention.approvals.Effect): the keys are gone."""
     holds.shared(conn)
     rows = conn.execute(
-        f"""SELECT q.quarantine_id, {_HELD} FROM quarantine q
-             WHERE q.quarantine_id = ANY(%s::uuid[]) AND q.state = 'rejected' AND q.key_destroyed_at IS NULL
-             ORDER BY 1 FOR UPDATE OF q""",
+        sql.SQL(
+            """SELECT q.quarantine_id, {held} FROM quarantine q
+                WHERE q.quarantine_id = ANY(%s::uuid[]) AND q.state = 'rejected' AND q.key_destroyed_at IS NULL
+                ORDER BY 1 FOR UPDATE OF q"""
+        ).format(held=_HELD),
         (proposal.content["documents"],),
     ).fetchall()
     going = [document for document, held in rows if not held]
