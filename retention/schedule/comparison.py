@@ -7,7 +7,13 @@ Rules of this module:
   some trigger date of 1900 to 2200, with that day. Dates are compared on every day, not on samples: clamping at
   a month's end makes P1M and P30D cross.
 - A load that advances any due date needs two people (rule 14): `advances` is true to its word in one direction.
-  What it does not name cannot become due earlier, whatever the facts; what it cannot rule out it names.
+  What it does not name cannot become due earlier, whatever the facts; what it cannot rule out it names. It is a
+  matter of the two schedules alone: whatever the catalog has, and however far ahead the day is.
+- So does a load that lets go with less care what is due on the same day: a rule that becomes verified (rule 12: its
+  class could not be executed), a weaker action, a shorter notice, a stage of review less, limits raised, a weaker
+  lock, `regulatory` taken away, a class taken out of one above it, by which holds reach what comes into it.
+- What a load does to records that come in later is no advance: they have no due date yet. So `match`,
+  `document_date` and `aggregation` are not looked at, nor what stays of what is gone (`tombstone`).
 - Under `all` a rule may go if a rule of the same trigger that applies at least as often says a later date; under
   `any` a rule may come if one that was there says an earlier one. A class none of whose rules applies is kept,
   so a first rule advances.
@@ -23,7 +29,21 @@ from functools import lru_cache
 from typing import Any
 
 from retention import engine
-from retention.rules import Combine, Cutoff, CutoffUnit, LaterRecords, Period, RecordClass, Rule, Schedule, Unit
+from retention.rules import (
+    STRENGTH,
+    Combine,
+    Cutoff,
+    CutoffUnit,
+    Disposition,
+    LaterRecords,
+    Period,
+    RecordClass,
+    Rule,
+    Schedule,
+    Stage,
+    Unit,
+    Worm,
+)
 
 FIRST, LAST = date(1900, 1, 1), date(2200, 12, 31)
 _LEGIBLE = date(2000, 1, 1)  # where the search for an example begins
@@ -168,11 +188,12 @@ def lowered(old: Schedule, new: Schedule, today: date = date.min) -> tuple[Lower
 def advances(
     old: Schedule, new: Schedule, today: date = date.min, used: Collection[str] | None = None
 ) -> tuple[Advance, ...]:
-    """What `new` could make due earlier than `old` for some facts (rule 14, first clause); empty if nothing.
+    """What `new` could make due earlier than `old` for some facts, or let go with less care (rule 14, first clause);
+    empty if nothing.
 
-    `used`: ids of the classes that have, or had, records; None is unknown, and then a class that is new counts,
-    because an earlier schedule may have filed records in it that have no date today."""
-    found: list[Advance] = []
+    `used`: ids of the classes that an earlier schedule had, or the catalog has; None is unknown, and then a class
+    that is new counts, because an earlier schedule may have filed records in it that have no date today."""
+    found: list[Advance] = list(_looser(old.disposition, new.disposition))
     if old.timezone != new.timezone:
         found.append(Advance("*", None, f"dates would be counted in {new.timezone}, not in {old.timezone}"))
     elif not _zones(old) <= _zones(new):
@@ -185,12 +206,26 @@ def advances(
             continue
         if before.unit is Unit.AGGREGATION and known.unit is Unit.RECORD:
             found.append(Advance(known.id, None, "its records would no longer wait for their aggregation"))
-        found += _earlier(_Side(old, before, today), _Side(new, known, today), strict=True)
+        sides = _Side(old, before, today), _Side(new, known, today)
+        earlier = list(_earlier(*sides, strict=True))
+        told = {one.rule_id for one in earlier}
+        found += earlier
+        found += (one for one in _with_less_care(*sides) if one.rule_id is None or one.rule_id not in told)
     return tuple(found)
 
 
 def _zones(plan: Schedule) -> set[str]:
     return {plan.timezone} | {plan.zone(rule) for known in plan.classes for rule in known.rules}
+
+
+def _looser(old: Disposition, new: Disposition) -> Iterator[Advance]:
+    """Limits of a plan above which a third person must sign."""
+    if new.limit_records > old.limit_records:
+        said = f"a plan of two people may have {new.limit_records:,} records of a class, not {old.limit_records:,}"
+        yield Advance("*", None, said)
+    if new.limit_percent > old.limit_percent:
+        said = f"a plan of two people may have {new.limit_percent}% of a class, not {old.limit_percent}%"
+        yield Advance("*", None, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +355,78 @@ def _within(inner: Rule, outer: Rule) -> bool:
         return False
     begins = outer.triggers_from is None or (inner.triggers_from or date.min) >= outer.triggers_from
     return begins and (outer.triggers_until is None or (inner.triggers_until or date.max) <= outer.triggers_until)
+
+
+# ---------------------------------------------------------------- with what care
+
+
+def _with_less_care(old: _Side, new: _Side) -> Iterator[Advance]:
+    """What stood between a record of the class and its destruction on the day it is due, and would no more."""
+    before, after = old.known, new.known
+    if before.regulatory and not after.regulatory:
+        yield Advance(after.id, None, "it would no longer be regulatory, and could be shortened then")
+    if _WORM.index(after.worm) < _WORM.index(before.worm):
+        yield Advance(after.id, None, f"its lock would be {after.worm}, not {before.worm}")
+    if _reviewed_less(before.review, after.review):
+        yield Advance(after.id, None, "a stage of its review would be gone, open to more people, or lapse sooner")
+    if left := _above(old) - _above(new):
+        yield Advance(after.id, None, f"a hold on {min(left)} would no longer take in what comes into it")
+    for rule in before.rules:
+        if not rule.verified and not _kept(rule, old, new, [other for other in after.rules if not other.verified]):
+            yield Advance(after.id, rule.id, "what it made due could not be executed, as it was not verified")
+        if not _kept(rule, old, new, [o for o in after.rules if STRENGTH[o.action] >= STRENGTH[rule.action]]):
+            yield Advance(after.id, rule.id, f"its action was {rule.action}, and would be a weaker one")
+        notice = rule.notify_before
+        if notice and not _kept(rule, old, new, [o for o in after.rules if _no_shorter(o.notify_before, notice)]):
+            yield Advance(after.id, rule.id, f"what it makes due would not be announced {notice} before")
+
+
+_WORM = tuple(Worm)  # weakest first
+_ANYBODY = (Stage("records officer"),)  # reviews what names no stage
+
+
+def _kept(rule: Rule, old: _Side, new: _Side, guards: list[Rule]) -> bool:
+    """True if one of `guards`, rules of `new`, has a say wherever `rule` had one: under `all` where it applies, under
+    `any` where it is satisfied. Where all rules guard, one that makes due does."""
+    if len(guards) == len(new.known.rules):
+        return True
+    say = [other for other in guards if _covers(new, other, old, rule)]
+    if _combine(new.known) is Combine.ALL:
+        return bool(say)
+    return any(
+        other.trigger == rule.trigger
+        and _waits(other, rule)
+        and _worst((clock(new.plan, other),), (clock(old.plan, rule),), True) is None
+        for other in say
+    )
+
+
+def _reviewed_less(old: tuple[Stage, ...], new: tuple[Stage, ...]) -> bool:
+    """True unless each stage is found among those of `new`, in order, as strict as it was."""
+    *others, last = new or _ANYBODY
+    left = iter([*((stage, False) for stage in others), (last, True)])
+    return not all(any(_as_strict(stage, *other) for other in left) for stage in old or _ANYBODY)
+
+
+def _as_strict(old: Stage, new: Stage, last: bool) -> bool:
+    """Decided by nobody else, and no sooner passed on undecided. What lapses in the last stage expires the plan."""
+    few = {name.casefold() for name in old.reviewers}
+    among = not few or (bool(new.reviewers) and {name.casefold() for name in new.reviewers} <= few)
+    return among and (last or new.lapse is None or (old.lapse is not None and _no_shorter(new.lapse, old.lapse)))
+
+
+def _no_shorter(one: Period | None, least: Period) -> bool:
+    return one is not None and one.months >= least.months and one.days >= least.days
+
+
+def _above(side: _Side) -> set[str]:
+    """The classes above it."""
+    found: set[str] = set()
+    known: RecordClass | None = side.known
+    while known is not None and known.parent is not None and known.parent not in found:
+        found.add(known.parent)
+        known = side.plan.record_class(known.parent)
+    return found
 
 
 # ---------------------------------------------------------------- dates, day by day

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from retention import engine
 from retention.engine import RecordFacts, decide
 from retention.rules import (
+    STRENGTH,
     Action,
     Authority,
     Combine,
@@ -34,11 +35,22 @@ plain = st.builds(
     id=st.just("r"),
     trigger=st.sampled_from([Trigger("received"), Trigger("tagged"), Trigger("end", True)]),
     period=st.one_of(periods, periods, st.none()),
-    action=st.just(Action.DESTROY),
+    action=st.sampled_from(Action),
     authority=st.just(Authority("law")),
     cutoff=strategies.cutoffs,
     later_records=st.sampled_from(LaterRecords),
+    verified=st.booleans(),
 )
+# Rules whose periods are mostly over, and facts of which it depends whether they are.
+short = st.builds(
+    replace,
+    plain,
+    trigger=st.sampled_from([Trigger("received"), Trigger("tagged")]),
+    period=periods,
+    cutoff=st.just(Cutoff()),
+)
+past = st.one_of(st.none(), st.dates(date(2015, 1, 1), date(2035, 1, 1)), st.just(date(2010, 1, 1)))
+over = st.builds(RecordFacts, class_ids=st.just(("C",)), received=past, tagged=past)
 
 
 @st.composite
@@ -96,6 +108,35 @@ def test_a_load_that_advances_nothing_makes_nothing_due_earlier(
         as_of = max(as_of, TODAY)
         assert until(facts, new, as_of) >= until(facts, old, as_of)
         assert decide(facts, old, as_of).due or not decide(facts, new, as_of).due
+
+
+@st.composite
+def careless(draw: st.DrawFn) -> tuple[Schedule, Schedule]:
+    """Schedules of one class that differ little in dates, and much in what is done once they are over."""
+    old = [replace(rule, id=f"r{i}") for i, rule in enumerate(draw(st.lists(short, min_size=1, max_size=3)))]
+    new = [
+        replace(rule, verified=draw(st.booleans()), action=draw(st.sampled_from([rule.action, *Action])))
+        for rule in old
+        if draw(st.integers(0, 4))
+    ]
+    if draw(st.booleans()):
+        new.append(replace(draw(st.sampled_from(old)), id="added", verified=draw(st.booleans()), period=draw(periods)))
+    combine = draw(st.sampled_from(Combine))
+    return one(old, combine), one(new, combine)
+
+
+@given(pair=careless(), facts=over, as_of=st.dates(date(2026, 1, 1), date(2040, 1, 1)))
+@settings(max_examples=400, deadline=None)
+def test_a_load_that_advances_nothing_lets_nothing_go_with_less_care(
+    pair: tuple[Schedule, Schedule], facts: RecordFacts, as_of: date
+) -> None:
+    old, new = pair
+    if not advances(old, new, TODAY, used=()):
+        before, after = decide(facts, old, as_of), decide(facts, new, as_of)
+        assert before.due or not after.due
+        if after.due:
+            assert "UNVERIFIED" in after.findings or "UNVERIFIED" not in before.findings
+            assert STRENGTH[after.action] >= STRENGTH[before.action]
 
 
 @given(pair=pairs(regulatory=True), facts=strategies.facts, as_of=strategies.days)

@@ -9,7 +9,21 @@ from typing import Any
 import pytest
 
 from retention import rules
-from retention.rules import Action, Authority, Combine, Condition, Period, RecordClass, Rule, Schedule, Trigger, Unit
+from retention.rules import (
+    Action,
+    Authority,
+    Combine,
+    Condition,
+    Disposition,
+    Period,
+    RecordClass,
+    Rule,
+    Schedule,
+    Stage,
+    Trigger,
+    Unit,
+    Worm,
+)
 from retention.schedule import SAMPLE, load
 from retention.schedule.comparison import advances, changes, lowered, redated
 
@@ -72,7 +86,7 @@ def test_what_lowers_is_named_with_a_day(old: Rule, new: Rule, words: str) -> No
         (replace(R, id="other"),),  # another rule that says the same
         (R, replace(R, id="second", trigger=END, period=Period(12))),
         (replace(R, not_before=END),),
-        (replace(R, authority=Authority("other"), verified=True, action=Action.REVIEW),),
+        (replace(R, authority=Authority("other"), action=Action.REVIEW, notify_before=Period(3)),),
         (replace(R, effective_from=date(2020, 1, 1)),),  # in force already
     ],
 )
@@ -144,13 +158,95 @@ def test_units_and_zones() -> None:
                                                plan(replace(R, trigger=END)))[0])  # fmt: skip
 
 
-def test_every_field_of_a_rule_is_considered() -> None:
-    """A new field of a rule must be weighed in `lowered` and `advances` before it is added here."""
-    considered = (
-        "trigger period cutoff effective_from triggers_from triggers_until when replaces not_before later_records"
-    )
-    no_date = "id action authority ceiling verified notify_before time_zone"  # the zone: as engine.foreign
-    assert {field.name for field in fields(Rule)} == {*considered.split(), *no_date.split()}
+V = replace(R, verified=True, action=Action.REVIEW)
+THREE = Period(3)
+TEN, TWENTY = Period(days=10), Period(days=20)
+RUTH, DAN, BOTH = Stage("one", ("Ruth",)), Stage("two", ("Dan",)), Stage("one", ("Ruth", "Dan"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (plan(R), plan(replace(R, verified=True)), "rule r: what it made due could not be executed"),
+        (plan(R), plan(replace(R, id="s", verified=True)), "rule r: what it made due could not be executed"),
+        (plan(V, R), plan(V, replace(R, verified=True)), "could not be executed"),
+        (plan(V), plan(replace(V, action=Action.DESTROY)), "its action was review, and would be a weaker one"),
+        (plan(replace(V, action=Action.TRANSFER)), plan(V), "its action was transfer, and would be a weaker one"),
+        (plan(replace(V, notify_before=THREE)), plan(V), "would not be announced P3M before"),
+        (plan(replace(V, notify_before=THREE)), plan(replace(V, notify_before=Period(2))), "would not be announced"),
+        (plan(V), plan(V, regulatory=False), "it would no longer be regulatory"),
+        (plan(V, worm=Worm.COMPLIANCE), plan(V, worm=Worm.GOVERNANCE), "its lock would be governance, not compliance"),
+        (plan(V, worm=Worm.GOVERNANCE), plan(V), "its lock would be none, not governance"),
+        (plan(V, review=(RUTH, DAN)), plan(V, review=(RUTH,)), "a stage of its review would be gone"),
+        (plan(V, review=(RUTH,)), plan(V), "open to more people"),
+        (plan(V, review=(RUTH,)), plan(V, review=(BOTH,)), "open to more people"),
+        (plan(V, review=(RUTH, DAN)), plan(V, review=(replace(RUTH, lapse=TEN), DAN)), "or lapse sooner"),
+        (
+            plan(V, review=(replace(RUTH, lapse=TWENTY), DAN)),
+            plan(V, review=(replace(RUTH, lapse=TEN), DAN)),
+            "or lapse sooner",
+        ),
+        (plan(V), replace(plan(V), disposition=Disposition(limit_records=1001)), "1,001 records of a class, not 1,000"),
+        (plan(V), replace(plan(V), disposition=Disposition(limit_percent=11)), "11% of a class, not 10%"),
+        (plan(V, parent="B"), plan(V), "a hold on B would no longer take in what comes into it"),
+    ],
+)  # fmt: skip
+def test_what_goes_with_less_care_needs_two_people_and_the_other_way_one(
+    old: Schedule, new: Schedule, words: str
+) -> None:
+    found = [str(one) for one in advances(old, new, TODAY)]
+    assert len(found) == 1 and words in found[0], found
+    assert advances(new, old, TODAY) == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (plan(V, review=(RUTH,)), plan(V, review=(DAN, RUTH))),
+        (plan(V, review=(BOTH,)), plan(V, review=(RUTH, DAN))),
+        (plan(V, review=(RUTH,)), plan(V, review=(replace(RUTH, lapse=TEN),))),  # a last stage that lapses expires it
+        (plan(V), plan(V, review=(RUTH, DAN))),
+        (plan(V), plan(V, tombstone=rules.Tombstone.DESCRIPTIVE)),
+        (plan(V, tombstone=rules.Tombstone.DESCRIPTIVE), plan(V)),
+        (plan(R, V), plan(R, replace(V, action=Action.DESTROY, id="s"), replace(V, action=Action.TRANSFER, id="t"))),
+        (plan(V), replace(plan(V), disposition=Disposition(1, 1, Period(24), "OTHER"))),
+    ],
+)
+def test_what_goes_with_as_much_care(old: Schedule, new: Schedule) -> None:
+    assert advances(old, new, TODAY) == ()
+
+
+def test_stages_keep_their_order() -> None:
+    assert advances(plan(V, review=(RUTH, DAN)), plan(V, review=(DAN, RUTH)))
+    assert advances(plan(V, review=(RUTH, DAN)), plan(V, review=(RUTH, BOTH, DAN))) == ()
+
+
+def test_care_where_one_rule_suffices() -> None:
+    """Under `any` the rules that are satisfied have a say: one that is satisfied later does not stand in."""
+    more: dict[str, Any] = {"regulatory": False, "combine": Combine.ANY}
+    second = replace(V, id="s", trigger=END)
+    old = plan(R, second, **more)
+    assert advances(old, plan(R, second, **more), TODAY) == ()
+    assert "r: what it made due could" in str(advances(old, plan(replace(R, verified=True), second, **more), TODAY)[0])
+    for later in (replace(R, id="later", period=Period(84)), replace(R, id="waits", not_before=END)):
+        (one,) = advances(old, plan(replace(R, verified=True), later, second, **more), TODAY)
+        assert "could not be executed" in str(one)
+
+
+def test_every_field_is_considered() -> None:
+    """A new field must be weighed in `lowered` and `advances` before it is added here."""
+    dates = "trigger period cutoff effective_from triggers_from triggers_until when replaces not_before later_records"
+    care = "action verified notify_before"
+    neither = "id authority ceiling time_zone"  # the zone: as engine.foreign
+    assert {field.name for field in fields(Rule)} == {*dates.split(), *care.split(), *neither.split()}
+    dates, care = "rules combine unit", "review worm regulatory parent action"  # the action: of its rules
+    neither = "id titles personal_data vital comment backup tombstone"
+    arrivals = "match document_date aggregation"
+    assert {f.name for f in fields(RecordClass)} == {
+        *dates.split(), *care.split(), *neither.split(), *arrivals.split()
+    }  # fmt: skip
+    assert {field.name for field in fields(Schedule)} == {"digest", "title", "timezone", "classes", "disposition"}
+    assert {f.name for f in fields(Disposition)} == {"limit_records", "limit_percent", "term", "certificates"}
 
 
 def test_changes_are_named_field_by_field() -> None:
