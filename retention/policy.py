@@ -5,7 +5,10 @@ Rules of this module:
 - A version is never changed or removed: the past stays explainable. The same file again is the same version.
 - The version loaded last is in force. A run of ingestion keeps the version it began with.
 - A load that would shorten a regulatory class is refused (rule 13): no person can approve it. What else could make
-  something that is kept due earlier needs two people (rule 14): it is proposed, and loaded by the second signature.
+  something due earlier, or let it go with less care, needs two people (rule 14): it is proposed, and loaded by the
+  second signature. The two schedules alone decide that (retention.schedule.comparison), not what is kept today: a
+  load before the records that it is meant for is a load of one person too.
+- Only a class that no version ever had, and no record, advances nothing: there is no date in it.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def sample() -> str:
 
 def load(archive: Archive, text: str, name: str, now: datetime) -> Version:
     """Put a schedule in force. Raises ScheduleError with every mistake by line; Refused where it would shorten a
-    regulatory class, or make something due earlier, which two people must sign. Then nothing is stored."""
+    regulatory class, or could make something due earlier, which two people must sign. Then nothing is stored."""
     parsed = schedule.load(text, name)
     with transaction(archive.connections) as conn:
         current = _locked(conn)
@@ -56,12 +59,12 @@ def load(archive: Archive, text: str, name: str, now: datetime) -> Version:
             if current.schedule.digest == parsed.digest:
                 return current
             _refuse_lowered(current, parsed, name, now)
-            if earlier := _earlier(conn, parsed, now):
+            if earlier := advances(conn, parsed, now):
                 listed = "\n".join(f"  {one}" for one in earlier)
                 raise Refused(
-                    f"refusing to load {name} alone: it could make records due earlier.\n{listed}\nThat needs two "
-                    "people: the same with --propose asks for it, then both sign (`muniment approval list`). "
-                    "`muniment schedule diff` shows what it would change."
+                    f"refusing to load {name} alone: records could be due earlier, or go with less care.\n{listed}\n"
+                    "That needs two people: the same with --propose asks for it, then both sign "
+                    "(`muniment approval list`). `muniment schedule diff` shows what it would change."
                 )
         version, event = _put_in_force(conn, archive, parsed, text, now)
         ledger.append(conn, [event], now)
@@ -74,7 +77,7 @@ def propose(archive: Archive, text: str, name: str, now: datetime) -> Proposal:
     parsed = schedule.load(text, name)
     with transaction(archive.connections) as conn:
         current = _locked(conn)
-        earlier = _earlier(conn, parsed, now) if current is not None else []
+        earlier = advances(conn, parsed, now)
         if current is None or not earlier:
             raise Refused(
                 "refusing to propose it: it makes nothing due earlier, so it needs no second person. Load it."
@@ -125,18 +128,6 @@ def _put_in_force(conn: Connection, archive: Archive, parsed: Schedule, text: st
     return row[0], Event("poa", now, archive.agent, (new_id(now),), detail=detail)
 
 
-def _earlier(conn: Connection, new: Schedule, now: datetime) -> list[Advance]:
-    """What `new` could make due earlier of what is kept: a class without records has no due date to advance."""
-    kept = {
-        row[0]
-        for row in conn.execute(
-            "SELECT class_id FROM classes c WHERE EXISTS (SELECT FROM records r WHERE r.class_key = c.class_key "
-            "AND r.state = 1) OR EXISTS (SELECT FROM record_labels l WHERE l.class_key = c.class_key)"
-        )
-    }
-    return [one for one in advances(conn, new, now) if one.class_id in kept or (one.class_id == "*" and kept)]
-
-
 def _refuse_lowered(current: Version, new: Schedule, name: str, now: datetime) -> None:
     lowered = comparison.lowered(current.schedule, new, first_day(current.schedule, new, now))
     if lowered:
@@ -158,12 +149,20 @@ def advances(conn: Connection, new: Schedule, now: datetime) -> tuple[Advance, .
     found = _newest(conn)
     if found is None:
         return ()
-    return comparison.advances(found.schedule, new, first_day(found.schedule, new, now), used_classes(conn))
+    used = used_classes(conn, new)
+    return comparison.advances(found.schedule, new, first_day(found.schedule, new, now), used)
 
 
-def used_classes(conn: Connection) -> frozenset[str]:
-    """Ids of the classes in which a record is, or was."""
-    return frozenset(row[0] for row in conn.execute("SELECT class_id FROM classes"))
+def used_classes(conn: Connection, new: Schedule) -> frozenset[str]:
+    """Ids of the classes of `new` that a version ever had, or in which a record is or was."""
+    wanted = [known.id for known in new.classes]
+    found = {row[0] for row in conn.execute("SELECT class_id FROM classes WHERE class_id = ANY(%s)", (wanted,))}
+    rows = conn.execute("SELECT document FROM schedule_versions ORDER BY version DESC")
+    for (document,) in rows:
+        if missing := [class_id for class_id in wanted if class_id not in found and class_id in document]:
+            parsed = _parse(document)  # the id may stand in a title alone
+            found.update(class_id for class_id in missing if parsed.record_class(class_id))
+    return frozenset(found)
 
 
 def current(conn: Connection) -> Version:

@@ -101,11 +101,30 @@ def test_what_is_due_earlier_needs_two_people(archive: Archive, clock: Clock, tm
     assert versions(archive)[-1][1] == SHORTER
 
 
-def test_where_nothing_is_kept_nothing_is_due_earlier(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+@pytest.mark.parametrize("filled", [False, True])
+def test_whatever_is_kept_today_an_earlier_date_needs_two_people(
+    archive: Archive, clock: Clock, tmp_path: Path, filled: bool
+) -> None:
+    """Nothing is in the class, or what is in it would be due in five years instead of six: one person loads neither."""
     policy.load(archive, FILE, "plan.yaml", clock())
+    enrol(archive, clock)
+    if filled:
+        capture_all(archive, [Document("FREE", "x", clock().date())], clock, tmp_path / "in")
+    with pytest.raises(Refused, match="refusing to load"):
+        policy.load(archive, SHORTER, "plan.yaml", clock())
+    assert policy.propose(archive, SHORTER, "plan.yaml", clock()).state == "open"
     with pytest.raises(Refused, match="needs no second person"):
-        policy.propose(archive, SHORTER, "plan.yaml", clock())
-    assert policy.load(archive, SHORTER, "plan.yaml", clock()).new
+        policy.propose(archive, FILE.replace("title: T", "title: Another"), "plan.yaml", clock())
+
+
+def test_a_class_does_not_come_back_shorter_by_one_person(archive: Archive, clock: Clock) -> None:
+    """It is taken out of the schedule, which keeps what is in it, and put in again with another rule."""
+    policy.load(archive, FILE, "plan.yaml", clock())
+    policy.load(archive, FILE[: FILE.index("  - id: FREE")], "plan.yaml", clock())
+    new = FILE.replace("id: FREE", "id: NEW").replace("id: free", "id: new")
+    assert policy.load(archive, new, "plan.yaml", clock()).new  # NEW was never there
+    with pytest.raises(Refused, match="class FREE: the class is new: what is in it was kept"):
+        policy.load(archive, SHORTER, "plan.yaml", clock())
 
 
 def test_a_proposed_load_that_was_overtaken_is_refused(archive: Archive, clock: Clock, tmp_path: Path) -> None:
