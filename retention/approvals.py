@@ -10,8 +10,8 @@ Rules of this module:
   key is revoked by two, and two must be left: there is no switch that turns two people into one. An office of one
   person enrols the key of somebody outside. Whoever enrols a second key of her own deceives her auditor: every
   enrolment is an event, with the fingerprint of the key.
-- A proposal is no secret from the database: statement and payload hold ids, codes, dates, digests, or the text of
-  a schedule file; never what a person wrote or is.
+- A proposal is no secret from the database: statement and payload hold ids, codes, digests, days of plans and
+  suspensions, or the text of a schedule file; never what a person wrote or is, but sealed with that person's key.
 """
 
 from __future__ import annotations

@@ -5,9 +5,13 @@ Rules of this module:
   by a row of its own. The same event again is known and changes nothing.
 - Each event is a row, a line sealed with its subject's key (kind, date, note: a rebuild has its triggers) and an
   event of the ledger, which holds no date. What is current (`current_triggers`) is refreshed in the same transaction.
-- A change that makes something due that was not needs two people (requirements: retention, rule 14): it is refused
-  unless it was approved, and `propose` asks for the approval. An ordinary event starts a period and is not one.
-- What is changed together is looked at together: the rows of a CSV file are one change.
+- A change that makes something due sooner needs two people (requirements: retention, rule 14), on whatever day that
+  would be: it is refused, and `propose` asks for their signatures. What counts is retention.schedule.advances': an
+  event dated before today that starts a clock or sets one to an earlier day, a retraction that leaves an earlier date,
+  and all else (the end of a suspension, membership) after which a record that is kept would be due on some day on
+  which it would not be. A record that leaves an aggregation which goes as a whole counts too: what it leaves behind
+  may go without it. An event of today, a suspension, a retraction after which all is kept longer: one person.
+- What is changed together is looked at together: the rows of a CSV file are one change, and one proposal.
 - A date before 1800 is a mistake of the keyboard. One in the future is accepted, because contracts end on days that
   are known before, and reported: until then it keeps the record longer, never shorter.
 - Subjects are locked in one order before anything is read of them, so that two writers wait and never deadlock.
@@ -18,15 +22,17 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from retention import aggregations, approvals, descriptors, eligibility, holds, ledger, policy
+from retention import aggregations, approvals, catalog, descriptors, eligibility, holds, ledger, policy
 from retention.approvals import Kind, Proposal
 from retention.archive import Archive, load_keys
 from retention.database import Connection, transaction
@@ -34,12 +40,15 @@ from retention.errors import NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.model import Description, RecordState, new_id
 from retention.rules import Schedule
-from retention.seal import RecordKey
 
 EARLIEST = date(1800, 1, 1)
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _REASON = re.compile(r"[a-z][a-z-]{1,39}")
 _ONE_BY_ONE = 100_000  # more records than that are looked at by one scan of all
+_AT_ONCE = 5000  # records whose facts are read at a time
+_SHOWN = 20  # of what is changed, and why that needs two people, in the statement that is signed
+_NOBODY = UUID(int=0)
+_EVER = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +92,17 @@ class Done:
 # ---------------------------------------------------------------- to change
 
 
-def change(archive: Archive, wanted: Change, now: datetime, *, approved: bool = False) -> Done:
-    """Record a change. Raises UsageError, NotFound; Refused if it makes something due and was not approved by two."""
+def change(archive: Archive, wanted: Change, now: datetime) -> Done:
+    """Record a change. Raises UsageError, NotFound; Refused if it makes something due sooner: `propose` it."""
     _check(wanted)
     _make_kinds(archive, wanted)
     with transaction(archive.connections) as conn:
         holds.shared(conn)
         fresh = _fresh(conn, wanted)
-        if not approved and (found := _made_due(conn, fresh, now)):
+        if why := next(_advances(conn, fresh, now), None):
             raise Refused(
-                f"refusing to record it alone: it makes {len(found):,} records due that are not, {found[0]} first. "
-                "That needs two people: the same with --propose asks for it, then both sign (`muniment approval list`)."
+                f"refusing to record it alone: {why}. That needs two people: the same with --propose asks for it, then "
+                "both sign (`muniment approval list`)."
             )
         ids, events = _apply(conn, archive, fresh, now)
         warnings = _warnings(conn, fresh, now)
@@ -108,15 +117,20 @@ def propose(archive: Archive, wanted: Change, now: datetime) -> Proposal:
     _make_kinds(archive, wanted)
     with transaction(archive.connections) as conn:
         fresh = _fresh(conn, wanted)
+        why = list(islice(_advances(conn, fresh, now), _SHOWN + 1))
+        if not why:
+            raise Refused(
+                "refusing to propose it: it makes nothing due sooner, so it needs no second person. Record it."
+            )
         found = _made_due(conn, fresh, now)
-        if not found:
-            raise Refused("refusing to propose it: it makes nothing due, so it needs no second person. Record it.")
         kind = Kind.RETRACTION if fresh.retractions else Kind.RESUMPTION if fresh.resumptions else Kind.TRIGGER
         lines = [
             f"records   {len(fresh.events)} events, {len(fresh.retractions)} retractions, "
             f"{len(fresh.resumptions)} resumptions, {len(fresh.members)} records into aggregations",
-            f"makes due {len(found)} records that are not, as of {policy.today(conn, now)}",
-            *(f"subject   {given.subject} {given.kind} {given.effective}" for given in fresh.events[:_SHOWN]),
+            f"makes due {len(found)} records that are not, as of {policy.today(conn, now)}; others later",
+            *(f"why       {one}" for one in why[:_SHOWN]),
+            *(["why       and others"] if len(why) > _SHOWN else []),
+            *(f"subject   {given.subject} {given.kind}" for given in fresh.events[:_SHOWN]),
             *(f"retracts  {retraction.event}" for retraction in fresh.retractions[:_SHOWN]),
             *(f"resumes   {suspension} with {ends}" for suspension, ends in fresh.resumptions[:_SHOWN]),
             *(f"assigns   {record} to {aggregation}" for record, aggregation in fresh.members[:_SHOWN]),
@@ -131,7 +145,7 @@ def propose(archive: Archive, wanted: Change, now: datetime) -> Proposal:
 def take_effect(conn: Connection, archive: Archive, proposal: Proposal, now: datetime) -> Sequence[Event]:
     """What an approved proposal of kind trigger, retraction or resumption does (retention.approvals.Effect)."""
     holds.shared(conn)
-    return _apply(conn, archive, _fresh(conn, _from_payload(conn, archive, proposal)), now)[1]
+    return _apply(conn, archive, _fresh(conn, meant(conn, archive, proposal)), now)[1]
 
 
 def superseded(conn: Connection, archive: Archive, former: Mapping[UUID, date], now: datetime) -> list[Event]:
@@ -148,34 +162,95 @@ def superseded(conn: Connection, archive: Archive, former: Mapping[UUID, date], 
     return _apply(conn, archive, _fresh(conn, Change(given)), now)[1]
 
 
-def effect(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> list[UUID]:
-    """The records that the change would make due on `today`, by id. Nothing is changed."""
-    touched = _touched(conn, schedule, wanted)
-    only = touched if len(touched) <= _ONE_BY_ONE else None
-    if not touched:
-        return []
-    before = {record.record_id for record in eligibility.due_records(conn, schedule, today, only)}
-    with conn.transaction(force_rollback=True):
-        _write(conn, wanted, [UUID(int=n) for n in range(len(wanted.events) + len(wanted.retractions))], _NOBODY, _EVER)
-        after = {record.record_id for record in eligibility.due_records(conn, schedule, today, only)}
-    return sorted(after - before)
+# ---------------------------------------------------------------- why it needs two people
 
 
-_SHOWN = 20
-_NOBODY = UUID(int=0)
-_EVER = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
-
-
-def _made_due(conn: Connection, wanted: Change, now: datetime) -> list[UUID]:
+def _advances(conn: Connection, wanted: Change, now: datetime) -> Iterator[str]:
+    """Each reason why the change makes something due sooner, in words. Nothing is changed."""
     try:
         schedule = policy.current(conn).schedule
     except NotFound:
-        return []  # no schedule, nothing is due
-    return effect(conn, schedule, wanted, policy.today(conn, now))
+        return  # nothing is ever due
+    today = policy.today(conn, now)
+    yield from _by_dates(conn, schedule, wanted, today)
+    yield from _by_leaving(conn, schedule, wanted)
+    yield from _by_record(conn, schedule, wanted, today)
 
 
-def _touched(conn: Connection, schedule: Schedule, wanted: Change) -> list[UUID]:
-    """Every record whose standing the change may change."""
+def _by_dates(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> Iterator[str]:
+    """Backdated events, and dates that would be earlier, of each subject and kind."""
+    given: dict[tuple[UUID, str], list[date]] = {}
+    for one in wanted.events:
+        given.setdefault((one.subject, one.kind), []).append(one.effective)
+    retracted = [retraction.event for retraction in wanted.retractions]
+    before: dict[tuple[UUID, str], list[date]] = {}
+    left: dict[tuple[UUID, str], list[date]] = {}
+    for event, subject, kind, effective in conn.execute(
+        """SELECT e.trigger_event_id, e.subject_id, k.kind, e.effective
+             FROM trigger_events e JOIN trigger_kinds k ON k.ordinal = e.kind
+            WHERE e.retracts IS NULL
+              AND NOT EXISTS (SELECT FROM trigger_events x WHERE x.retracts = e.trigger_event_id)
+              AND (e.subject_id = ANY(%s)
+                   OR e.subject_id IN (SELECT subject_id FROM trigger_events WHERE trigger_event_id = ANY(%s)))""",
+        (list({subject for subject, _ in given}), retracted),
+    ):
+        before.setdefault((subject, kind), []).append(effective)
+        if event not in retracted:
+            left.setdefault((subject, kind), []).append(effective)
+    for key in given | before:
+        subject, kind = key
+        after = [*left.get(key, ()), *given.get(key, ())]
+        if day := advances.backdated(schedule, kind, left.get(key, ()), after, today):
+            yield f"{kind} of {subject} is dated {day}, before {today}, on which it is recorded"
+        elif days := advances.moved(schedule, kind, before.get(key, ()), after):
+            yield f"{kind} of {subject} would count from {days[1]}, not from {days[0]}"
+
+
+def _by_leaving(conn: Connection, schedule: Schedule, wanted: Change) -> Iterator[str]:
+    """Records that would leave an aggregation of which something goes with the whole."""
+    whole = [known.id for known in schedule.classes if known.unit is Unit.AGGREGATION]
+    rows = conn.execute(
+        """SELECT r.record_id, r.aggregation_id FROM records r
+            WHERE r.record_id = ANY(%(members)s) AND EXISTS (
+                  SELECT FROM records m JOIN classes c ON c.class_id = ANY(%(whole)s)
+                   WHERE m.aggregation_id = r.aggregation_id AND m.state = 1
+                     AND (m.class_key = c.class_key OR EXISTS (SELECT FROM record_labels l
+                           WHERE l.record_id = m.record_id AND l.class_key = c.class_key)))
+            ORDER BY 1""",
+        {"members": [record for record, _ in wanted.members], "whole": whole},
+    )
+    for record, aggregation in rows.fetchall():
+        yield f"{record} would leave {aggregation}, which goes as a whole"
+
+
+def _by_record(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> Iterator[str]:
+    """Records that are kept, and would be due on some day on which they would not be."""
+    awaited = advances.by_presence(schedule)
+    ordinary = tuple(given for given in wanted.events if given.effective >= today)
+    looked_at = replace(wanted, events=tuple(g for g in ordinary if g.kind in awaited), suspensions=())
+    alone = not (wanted.retractions or wanted.resumptions or wanted.members)
+    started = {(given.kind, given.effective) for given in ordinary} if alone else set()
+    records = _records_of(conn, looked_at)
+    for start in range(0, len(records), _AT_ONCE):
+        part = records[start : start + _AT_ONCE]
+        before = catalog.facts_of(conn, part)
+        with _tried(conn, wanted):
+            after = catalog.facts_of(conn, part)
+        for record in part:
+            if day := advances.sooner(before[record], after[record], schedule, today, started):
+                yield f"record {record} would be due on {day}, and is not without it"
+
+
+@contextmanager
+def _tried(conn: Connection, wanted: Change) -> Iterator[None]:
+    """The catalog as it would be, until the end of the block."""
+    with conn.transaction(force_rollback=True):
+        _write(conn, wanted, [UUID(int=n) for n in range(len(wanted.events) + len(wanted.retractions))], _NOBODY, _EVER)
+        yield
+
+
+def _records_of(conn: Connection, wanted: Change) -> list[UUID]:
+    """Every kept record that the change is about: itself, by its aggregation, or because it comes into another."""
     subjects = {given.subject for given in wanted.events} | {subject for subject, _, _ in wanted.suspensions}
     subjects |= {record for record, _ in wanted.members}
     rows = conn.execute(
@@ -186,17 +261,34 @@ def _touched(conn: Connection, schedule: Schedule, wanted: Change) -> list[UUID]
            SELECT r.record_id FROM subjects s JOIN records r ON r.record_id = s.id WHERE r.state = 1
            UNION
            SELECT r.record_id FROM subjects s JOIN records r ON r.aggregation_id = s.id WHERE r.state = 1
-           UNION  -- what a record leaves behind may go without it
-           SELECT m.record_id FROM records r JOIN records m USING (aggregation_id)
-            WHERE r.record_id = ANY(%(members)s) AND m.state = 1""",
+            ORDER BY 1""",
         {
             "subjects": list(subjects),
             "events": [retraction.event for retraction in wanted.retractions],
             "suspensions": [suspension for suspension, _ in wanted.resumptions],
-            "members": [record for record, _ in wanted.members],
         },
     )
-    return eligibility.unit_members(conn, schedule, [row[0] for row in rows], waiting=True)
+    return [row[0] for row in rows]
+
+
+def _made_due(conn: Connection, wanted: Change, now: datetime) -> list[UUID]:
+    """The records that the change would make due today, with their units; for those who sign it."""
+    schedule, today = policy.current(conn).schedule, policy.today(conn, now)
+    moving = [record for record, _ in wanted.members]
+    behind = conn.execute(  # what a record leaves behind may go without it
+        """SELECT m.record_id FROM records r JOIN records m USING (aggregation_id)
+            WHERE r.record_id = ANY(%s) AND m.state = 1""",
+        (moving,),
+    ).fetchall()
+    touched = {*_records_of(conn, wanted), *(row[0] for row in behind)}
+    if not touched:
+        return []
+    members = eligibility.unit_members(conn, schedule, list(touched), waiting=True)
+    only = members if len(members) <= _ONE_BY_ONE else None
+    before = {record.record_id for record in eligibility.due_records(conn, schedule, today, only)}
+    with _tried(conn, wanted):
+        after = {record.record_id for record in eligibility.due_records(conn, schedule, today, only)}
+    return sorted(after - before)
 
 
 # ---------------------------------------------------------------- what is wrong with it
@@ -522,14 +614,15 @@ def make_kinds(conn: Connection, kinds: Iterable[str]) -> None:
 
 
 def _payload(conn: Connection, archive: Archive, wanted: Change) -> str:
-    """As JSON without a word of anybody's: notes are sealed with their subject's key."""
+    """As JSON that names nobody: dates of events (a birth is one) and notes are sealed with their subject's key, and
+    are gone with it."""
     subjects = _retracted(conn, wanted.retractions) | {g.subject: g.subject for g in wanted.events}
     keys = load_keys(conn, archive.safe, set(subjects.values()))
 
-    def sealed(subject: UUID, note: str) -> str:
-        return base64.b64encode(keys[subject].seal(note.encode("utf-8", "surrogateescape"))).decode() if note else ""
+    def sealed(subject: UUID, *said: str) -> str:
+        return base64.b64encode(keys[subject].seal(json.dumps(said).encode())).decode()
 
-    events = [[str(g.subject), g.kind, g.effective.isoformat(), sealed(g.subject, g.note)] for g in wanted.events]
+    events = [[str(g.subject), g.kind, sealed(g.subject, g.effective.isoformat(), g.note)] for g in wanted.events]
     retractions = [[str(r.event), sealed(subjects[r.event], r.note)] for r in wanted.retractions]
     return json.dumps(
         {
@@ -541,23 +634,27 @@ def _payload(conn: Connection, archive: Archive, wanted: Change) -> str:
     )
 
 
-def _from_payload(conn: Connection, archive: Archive, proposal: Proposal) -> Change:
+def meant(conn: Connection, archive: Archive, proposal: Proposal) -> Change:
+    """What a proposal of kind trigger, retraction or resumption would do, opened for who is to sign it.
+
+    Raises NotFound once the key of a subject is gone, or an event that it would retract."""
     content = proposal.content
     subjects = {UUID(row[0]): UUID(row[0]) for row in content["events"]}
     subjects |= _retracted(conn, [Retraction(UUID(row[0])) for row in content["retractions"]])
     keys = load_keys(conn, archive.safe, set(subjects.values()))
 
-    def opened(subject: UUID, note: str) -> str:
-        key: RecordKey | None = keys.get(subjects[subject])
-        if not note or key is None:
-            return ""
-        return key.open(base64.b64decode(note)).decode("utf-8", "surrogateescape")
+    def opened(subject: UUID, sealed: str) -> list[str]:
+        if subject not in keys:
+            raise NotFound(f"{subject}: its key is gone, and with it what was proposed of it. Nothing was changed.")
+        said: list[str] = json.loads(keys[subject].open(base64.b64decode(sealed)))
+        return said
 
+    events = [(UUID(subject), kind, *opened(UUID(subject), sealed)) for subject, kind, sealed in content["events"]]
     return Change(
+        tuple(Given(subject, kind, date.fromisoformat(day), note) for subject, kind, day, note in events),
         tuple(
-            Given(UUID(s), kind, date.fromisoformat(day), opened(UUID(s), n)) for s, kind, day, n in content["events"]
+            Retraction(UUID(event), *opened(subjects[UUID(event)], sealed)) for event, sealed in content["retractions"]
         ),
-        tuple(Retraction(UUID(event), opened(UUID(event), note)) for event, note in content["retractions"]),
         resumptions=tuple((UUID(one), date.fromisoformat(day)) for one, day in content["resumptions"]),
         members=tuple((UUID(record), UUID(aggregation)) for record, aggregation in content["members"]),
     )

@@ -20,6 +20,8 @@ from retention.errors import UsageError
 
 if TYPE_CHECKING:
     from retention.approvals import Proposal
+    from retention.archive import Archive
+    from retention.database import Connection
 
 app = typer.Typer(no_args_is_help=True, help="What two people must sign before it takes effect.")
 approver_app = typer.Typer(no_args_is_help=True, help="Who may sign, with which key.")
@@ -61,6 +63,7 @@ def approval_show(
 
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
         found = approvals.show(conn, identifier(proposal))
+        means = _means(conn, archive, found)
     if output is not None:
         if found.statement is None:
             raise UsageError(f"proposal {proposal} has no statement yet: it is under review.")
@@ -68,9 +71,25 @@ def approval_show(
 
     def people() -> None:
         print(found.statement or f"{found.kind} {found.id}: under review, no statement yet")
+        for line in means:
+            print(line)
         print(f"{found.state}: {len(found.signers)} of {found.needed} signatures, expires {found.expires_at:%Y-%m-%d}")
 
-    answer(context.obj, shown(found), people)
+    answer(context.obj, shown(found) | {"means": means}, people)
+
+
+def _means(conn: Connection, archive: Archive, found: Proposal) -> list[str]:
+    """What is sealed in a proposal, in words: dates and notes of events, which its statement does not hold."""
+    from retention import triggers
+    from retention.approvals import Kind
+
+    if found.state != "open" or found.kind not in (Kind.TRIGGER, Kind.RETRACTION, Kind.RESUMPTION):
+        return []
+    meant = triggers.meant(conn, archive, found)
+    return [
+        *(f"{one.subject} {one.kind} {one.effective} {one.note}".rstrip() for one in meant.events),
+        *(f"retracts {one.event} {one.note}".rstrip() for one in meant.retractions),
+    ]
 
 
 @app.command("sign")

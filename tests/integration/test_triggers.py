@@ -138,8 +138,10 @@ def test_what_makes_something_due_needs_two_people(loaded: Archive) -> None:
     assert query(loaded, "SELECT FROM trigger_events") == [] and due(loaded) == set()
     proposal = triggers.propose(loaded, backdated, NOW)
     assert proposal.kind is approvals.Kind.TRIGGER and "makes due 2 records" in (proposal.statement or "")
-    assert "Cohen" not in f"{proposal.payload}{proposal.statement}"
+    told = f"{proposal.payload}{proposal.statement}"
+    assert "Cohen" not in told and str(TODAY - 8 * YEAR) not in told
     with transaction(loaded.connections) as conn:
+        assert triggers.meant(conn, loaded, proposal) == backdated  # for who is to sign it
         triggers.take_effect(conn, loaded, proposal, NOW)
     assert due(loaded) == {one, two}
     (event,) = query(loaded, "SELECT trigger_event_id FROM trigger_events")
@@ -166,6 +168,17 @@ def line(conn: Connection, archive: Archive, subject: UUID, event: UUID) -> dict
     kind, found = descriptors.decode(load_key(conn, archive.safe, subject).open(sealed))
     assert kind == "trigger"
     return dict(found.metadata)
+
+
+def test_a_proposal_is_unreadable_once_its_subject_is_gone(loaded: Archive) -> None:
+    subject = patient(loaded, record(loaded))
+    proposal = triggers.propose(loaded, Change((Given(subject, "contract_end", TODAY - 8 * YEAR),)), NOW)
+    with transaction(loaded.connections) as conn:
+        conn.execute("DELETE FROM subject_keys WHERE subject_id = %s", (subject,))
+        with pytest.raises(NotFound, match="its key is gone"):
+            triggers.meant(conn, loaded, proposal)
+        with pytest.raises(NotFound, match="its key is gone"):
+            triggers.take_effect(conn, loaded, proposal, NOW)
 
 
 def test_the_ledger_holds_no_date_and_the_sealed_line_does(loaded: Archive) -> None:
