@@ -39,7 +39,8 @@ from retention.database import Connection, transaction
 from retention.errors import NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.model import Description, RecordState, new_id
-from retention.rules import Schedule
+from retention.rules import Schedule, Unit
+from retention.schedule import advances
 
 EARLIEST = date(1800, 1, 1)
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -101,8 +102,8 @@ def change(archive: Archive, wanted: Change, now: datetime) -> Done:
         fresh = _fresh(conn, wanted)
         if why := next(_advances(conn, fresh, now), None):
             raise Refused(
-                f"refusing to record it alone: {why}. That needs two people: the same with --propose asks for it, then "
-                "both sign (`muniment approval list`)."
+                f"refusing to record it alone: {why.said} ({why.days}). That needs two people: the same with --propose "
+                "asks for it, then both sign (`muniment approval list`)."
             )
         ids, events = _apply(conn, archive, fresh, now)
         warnings = _warnings(conn, fresh, now)
@@ -127,8 +128,8 @@ def propose(archive: Archive, wanted: Change, now: datetime) -> Proposal:
         lines = [
             f"records   {len(fresh.events)} events, {len(fresh.retractions)} retractions, "
             f"{len(fresh.resumptions)} resumptions, {len(fresh.members)} records into aggregations",
-            f"makes due {len(found)} records that are not, as of {policy.today(conn, now)}; others later",
-            *(f"why       {one}" for one in why[:_SHOWN]),
+            f"makes due {len(found)} records that are not, as of {policy.today(conn, now)}; perhaps others later",
+            *(f"why       {one.said}" for one in why[:_SHOWN]),
             *(["why       and others"] if len(why) > _SHOWN else []),
             *(f"subject   {given.subject} {given.kind}" for given in fresh.events[:_SHOWN]),
             *(f"retracts  {retraction.event}" for retraction in fresh.retractions[:_SHOWN]),
@@ -165,8 +166,17 @@ def superseded(conn: Connection, archive: Archive, former: Mapping[UUID, date], 
 # ---------------------------------------------------------------- why it needs two people
 
 
-def _advances(conn: Connection, wanted: Change, now: datetime) -> Iterator[str]:
-    """Each reason why the change makes something due sooner, in words. Nothing is changed."""
+@dataclass(frozen=True, slots=True)
+class _Why:
+    """A reason why a change makes something due sooner. `said` is signed, and has no date of an event; `days` is for
+    the person who states the change."""
+
+    said: str
+    days: str
+
+
+def _advances(conn: Connection, wanted: Change, now: datetime) -> Iterator[_Why]:
+    """Each reason why the change makes something due sooner. Nothing is changed."""
     try:
         schedule = policy.current(conn).schedule
     except NotFound:
@@ -177,7 +187,7 @@ def _advances(conn: Connection, wanted: Change, now: datetime) -> Iterator[str]:
     yield from _by_record(conn, schedule, wanted, today)
 
 
-def _by_dates(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> Iterator[str]:
+def _by_dates(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> Iterator[_Why]:
     """Backdated events, and dates that would be earlier, of each subject and kind."""
     given: dict[tuple[UUID, str], list[date]] = {}
     for one in wanted.events:
@@ -201,12 +211,12 @@ def _by_dates(conn: Connection, schedule: Schedule, wanted: Change, today: date)
         subject, kind = key
         after = [*left.get(key, ()), *given.get(key, ())]
         if day := advances.backdated(schedule, kind, left.get(key, ()), after, today):
-            yield f"{kind} of {subject} is dated {day}, before {today}, on which it is recorded"
+            yield _Why(f"{kind} of {subject} lies before the day on which it is recorded", f"{day}, before {today}")
         elif days := advances.moved(schedule, kind, before.get(key, ()), after):
-            yield f"{kind} of {subject} would count from {days[1]}, not from {days[0]}"
+            yield _Why(f"{kind} of {subject} would count from an earlier day", f"{days[1]}, not {days[0]}")
 
 
-def _by_leaving(conn: Connection, schedule: Schedule, wanted: Change) -> Iterator[str]:
+def _by_leaving(conn: Connection, schedule: Schedule, wanted: Change) -> Iterator[_Why]:
     """Records that would leave an aggregation of which something goes with the whole."""
     whole = [known.id for known in schedule.classes if known.unit is Unit.AGGREGATION]
     rows = conn.execute(
@@ -220,10 +230,10 @@ def _by_leaving(conn: Connection, schedule: Schedule, wanted: Change) -> Iterato
         {"members": [record for record, _ in wanted.members], "whole": whole},
     )
     for record, aggregation in rows.fetchall():
-        yield f"{record} would leave {aggregation}, which goes as a whole"
+        yield _Why(f"record {record} would leave its case file, which goes as a whole", str(aggregation))
 
 
-def _by_record(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> Iterator[str]:
+def _by_record(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> Iterator[_Why]:
     """Records that are kept, and would be due on some day on which they would not be."""
     awaited = advances.by_presence(schedule)
     ordinary = tuple(given for given in wanted.events if given.effective >= today)
@@ -238,7 +248,7 @@ def _by_record(conn: Connection, schedule: Schedule, wanted: Change, today: date
             after = catalog.facts_of(conn, part)
         for record in part:
             if day := advances.sooner(before[record], after[record], schedule, today, started):
-                yield f"record {record} would be due on {day}, and is not without it"
+                yield _Why(f"record {record} would be due on a day on which it is not without it", str(day))
 
 
 @contextmanager
