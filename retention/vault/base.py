@@ -3,6 +3,8 @@
 Rules of every vault (tests/conformance/ holds each of them over every backend):
 - `put` is once: the same bytes under the same key again is fine and changes nothing; other bytes under a
   taken key are refused, and what stood there stands.
+- `replace` is for the one object that is not for ever, the newest checkpoint of the ledger. Whoever reads meanwhile
+  gets the former object or the new one, whole.
 - `put` returns only after the stored object was read back and its bytes, digest and (where a lock was
   asked) lock were seen to be right. What was not read back is not stored.
 - An object is visible whole or not at all; a crash leaves nothing under its key.
@@ -135,6 +137,12 @@ class Vault(Protocol):
 
         Raises Damaged, with nothing stored, if the content is not what `sha256` and `size` say. Give the lock the
         mode that policy will want later: stores refuse to turn a governance lock into a compliance lock."""
+        ...
+
+    def replace(self, key: str, content: bytes) -> Stored:
+        """Put `content` in the place of whatever stands there, and read it back; then the former versions go.
+
+        Raises Refused if one of them is locked or held. Two at once: one of them wins, whole."""
         ...
 
     def open(self, key: str, version: str = "") -> BinaryIO:

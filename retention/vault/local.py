@@ -88,6 +88,22 @@ class LocalVault:
                 self._extend(key, Lock(wanted.mode, longest), state)
         return self._stored(key, sha256)
 
+    def replace(self, key: str, content: bytes) -> Stored:
+        digest, unfinished = hashlib.sha256(content).digest(), f"{UNFINISHED}{secrets.token_hex(8)}"
+        with self._locks_held():
+            lock, hold = self._state(key)
+            refuse_if_kept(Stored(key, 0, "", None, lock, hold), datetime.now(UTC))
+            with _plainly("replace", key), self._parent(key, make=True) as (directory, name):
+                try:
+                    _write(directory, unfinished, key, content, sha256=digest, size=len(content))
+                    os.replace(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
+                except BaseException:
+                    with suppress(FileNotFoundError):
+                        os.unlink(unfinished, dir_fd=directory)
+                    raise
+                os.fsync(directory)
+        return self._stored(key, digest)
+
     def open(self, key: str, version: str = "") -> BinaryIO:
         with _plainly("open", key), self._parent(key) as (directory, name):
             return os.fdopen(_open_object(directory, name, key, version), "rb")

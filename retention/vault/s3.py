@@ -136,6 +136,21 @@ class S3Vault:
             self._learn(key, given)
         return seen
 
+    def replace(self, key: str, content: bytes) -> Stored:
+        target, digest = self._at(key), hashlib.sha256(content).digest()
+        former = [version for version in self._all_of(key)[0] if version]
+        if self.locks():
+            for version in former:
+                with suppress(NotFound):
+                    refuse_if_kept(*self._stat(key, version))
+        given = Content.verified(key, content, sha256=digest, size=len(content))
+        version = upload(self._client, self._place, key, given, target, {}, self._wire) or ""
+        if self._has_versions() and not version:
+            version = next(iter(self._all_of(key)[0]), "")
+        seen = self._read_back(key, version, digest, None)
+        self._delete(key, [one for one in former if one != seen.version])
+        return seen
+
     def open(self, key: str, version: str = "") -> BinaryIO:
         at = self._at(key, version or self._first_or_absent(key))
         answer = attempt_unless(ABSENT, self._place, f"open {key}", partial(self._client.get_object, **at))

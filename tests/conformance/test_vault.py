@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from threading import Barrier
@@ -111,6 +112,36 @@ def test_other_bytes_are_refused_and_the_original_stands(vault: Vault) -> None:
     assert read(vault, KEY) == b"evidence"
     assert vault.stat(KEY).version == first.version
     assert vault.erase(KEY) == 1
+
+
+def test_what_is_replaced_is_gone(vault: Vault) -> None:
+    vault.replace(KEY, b"one")
+    assert read(vault, KEY) == b"one"
+    stored = vault.replace(KEY, b"two")
+    assert (stored.size, stored.sha256) == (3, hashlib.sha256(b"two").digest())
+    assert (read(vault, KEY), read(vault, KEY, stored.version)) == (b"two", b"two")
+    assert vault.replace(KEY, b"two").sha256 == stored.sha256
+    assert vault.erase(KEY) == 1
+
+
+def test_whoever_reads_what_is_replaced_gets_one_of_both_whole(vault: Vault) -> None:
+    texts = [f"{number}".encode() * 10_000 for number in range(6)]
+    vault.replace(KEY, texts[0])
+    with ThreadPoolExecutor(2) as pool:
+        replaced = pool.map(partial(vault.replace, KEY), texts)
+        for _ in range(20):
+            with suppress(NotFound):  # the version that was listed went before it was read
+                assert read(vault, KEY) in texts
+        list(replaced)
+    assert read(vault, KEY) in texts and vault.erase(KEY) == 1
+
+
+@pytest.mark.parametrize("store", KEEPING_LOCKS, indirect=True)
+def test_what_is_kept_is_not_replaced(vault: Vault) -> None:
+    put(vault, KEY, b"evidence", soon())
+    with pytest.raises(Refused, match="refusing"):
+        vault.replace(KEY, b"forgery!")
+    assert read(vault, KEY) == b"evidence"
 
 
 def test_eight_threads_put_the_same_bytes(vault: Vault) -> None:
