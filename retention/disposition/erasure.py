@@ -7,7 +7,8 @@ Rules of this module (requirements: storage, *Sealing*, *Residue*; design: *Cras
   of the key are one transaction. The bytes follow: every version of every object, and the vault is listed again.
 - A record is `destroyed` (T2) only when nothing of it is left in the vault; a failure on one stops no other.
 - Descriptor objects are shared: the line of a destroyed record is unreadable there until the last member is gone.
-- An aggregation of which no record is left loses its key too.
+- An aggregation of which no record is left loses its key too. The dates of what happened to a record or to such an
+  aggregation go with it.
 - Tombstones hold ids, dates, the rule, digests of sealed bytes and keyed HMACs. A class that wants them descriptive
   gets an annex: title, author and format, sealed under a key of its own. While descriptions are being rebuilt it is
   taken from the sealed line; a record whose line cannot be read keeps its key until it can.
@@ -240,8 +241,16 @@ def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Se
     conn.execute("DELETE FROM findings WHERE subject_id = ANY(%(all)s)", asked)
     conn.execute("DELETE FROM object_locks WHERE subject_id = ANY(%(records)s)", asked)
     flags.forget(conn, everything)
-    conn.execute("DELETE FROM current_triggers WHERE subject_id = ANY(%(records)s)", asked)
+    _forget_events(conn, records)
     conn.execute("DELETE FROM contents WHERE record_id = ANY(%(records)s)", asked)
+
+
+def _forget_events(conn: Connection, subjects: Sequence[UUID]) -> None:
+    """What happened to a subject, and when: a birth is a date. That it was recorded, by whom, stays in the ledger."""
+    asked = (list(subjects),)
+    conn.execute("DELETE FROM current_triggers WHERE subject_id = ANY(%s)", asked)
+    conn.execute("DELETE FROM trigger_events WHERE subject_id = ANY(%s)", asked)
+    conn.execute("DELETE FROM suspensions WHERE subject_id = ANY(%s)", asked)
 
 
 def _empty_aggregations(
@@ -275,7 +284,7 @@ def _empty_aggregations(
         asked,
     )
     conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(ids)s)", asked)
-    conn.execute("DELETE FROM current_triggers WHERE subject_id = ANY(%(ids)s)", asked)
+    _forget_events(conn, empty)
     detail = {"plan": str(plan_id), "aggregation": "empty"}
     return [Event("del", now, archive.agent, part, detail=detail) for part in cut(empty)]
 
