@@ -183,14 +183,17 @@ def decode(bundle: Tile, content: bytes) -> Iterator[bytes]:
 def leaf_hashes(bundle: Tile, content: bytes) -> list[bytes]:
     """The leaf hashes of the entries that `decode` yields; joined, the tile of level 0 that belongs to the bundle.
 
-    One flat loop, because verifying a ledger is little else. Raises Damaged as `decode` does."""
+    One flat loop, because verifying a ledger is little else; a copied hash costs less than a new one of joined
+    bytes. Raises Damaged as `decode` does."""
     found: list[bytes] = []
-    add, at, end = found.append, 0, len(content)
+    begun, add, at, end = sha256(b"\x00").copy, found.append, 0, len(content)
     with suppress(IndexError):  # half a length, at the end
         while at < end:
             start = at + 2
             at = start + (content[at] << 8 | content[at + 1])
-            add(sha256(b"\x00" + content[start:at]).digest())
+            leaf = begun()
+            leaf.update(content[start:at])
+            add(leaf.digest())
     if at != end or len(found) != bundle.width:
         return [merkle.leaf_hash(entry) for entry in decode(bundle, content)]  # which says what is wrong, and where
     return found
