@@ -39,7 +39,7 @@ from retention.database import Connection, transaction
 from retention.disposition import certificate, erasure, transfers
 from retention.disposition.plans import Plan, cut, digests, show
 from retention.engine import Decision
-from retention.errors import Damaged, NotFound, Refused
+from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.ledger import Event
 from retention.locks import SHORT
 from retention.model import RecordState
@@ -200,14 +200,20 @@ def _refuse_unsigned(conn: Connection, plan: Plan) -> None:
         "WHERE proposal_id = %s AND person_id = ANY(%s)",
         (plan.id, list(plan.proposal.signers)),
     ).fetchall()
-    signed = {
-        person for person, key, armored in rows if signatures.verify(bytes(armored).decode(), statement) == bytes(key)
-    }
+    signed = {person for person, key, armored in rows if _signed(bytes(armored), statement) == bytes(key)}
     if len(signed) < plan.proposal.needed:
         raise Damaged(
             f"plan {plan.id}: {plan.proposal.needed} signatures are needed, {len(signed)} are right. Nothing was "
             "destroyed; look who wrote to signatures."
         )
+
+
+def _signed(armored: bytes, statement: bytes) -> bytes | None:
+    """The key that signed the statement; None if none did."""
+    try:
+        return signatures.verify(armored.decode(), statement)
+    except (UsageError, Refused):
+        return None
 
 
 def _work(run: _Run, state: RecordState, actions: Sequence[str] = tuple(Action)) -> Iterator[list[UUID]]:
