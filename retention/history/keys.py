@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,12 +25,12 @@ from retention import ledger
 from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound, Refused, UsageError
+from retention.history.handover import INTRODUCED, handover
 from retention.ledger import Event
 from retention.seal import write_private
 from retention.tlog import note
 from retention.tlog.note import ED25519, Signer, Verifier
 
-INTRODUCED = "ledger-key"  # detail.what of the event
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9.-]*(/[A-Za-z0-9._-]+)*")
 
 
@@ -98,32 +98,6 @@ def signer(archive: Archive, key: LogKey) -> Signer:
     found = note.parse_skey(text)
     if found.verifier != key.verifier:
         raise Damaged(f"{path}: expected the private key of {key.verifier}, found that of {found.verifier}.")
-    return found
-
-
-def handover(origin: str, old: Verifier, new: Verifier) -> str:
-    """What a key signs for the next one."""
-    return f"muniment ledger key hand-over v1\n{origin}\n{old.vkey}\n{new.vkey}\n"
-
-
-def trusted(origin: str, trusts: Sequence[Verifier], introduced: Sequence[Mapping[str, Any]]) -> list[Verifier]:
-    """The keys that follow from trusted ones by the events that introduced the log's keys, in their order.
-
-    Raises Damaged for a hand-over that the key before it did not sign."""
-    found = list(trusts)
-    before: Verifier | None = None
-    for detail in introduced:
-        new = note.parse_vkey(str(detail.get("vkey", "")))
-        if before is not None and before in found:
-            value = b64decode(str(detail.get("signed", "")))
-            if not before.verifies(handover(origin, before, new), value):
-                raise Damaged(
-                    f"the ledger's key {new} was not handed over to by {before}, the key before it: somebody who had "
-                    "not that key introduced it. Trust nothing that only it signed."
-                )
-            if new not in found:
-                found.append(new)
-        before = new
     return found
 
 

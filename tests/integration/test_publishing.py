@@ -20,6 +20,7 @@ from retention.config import Settings
 from retention.database import transaction
 from retention.errors import Damaged, NotFound, Refused, ServiceUnavailable, UsageError
 from retention.history import keys, publishing
+from retention.history.handover import INTRODUCED, trusted
 from retention.history.publishing import CHECKPOINT, COPIES, FOLDER
 from retention.ledger import Event
 from retention.tlog import checkpoint, tiles
@@ -132,12 +133,12 @@ def test_the_first_key_vouches_for_the_last(ready: Archive) -> None:
     last = [keys.rotate(ready, AT) for _ in range(2)][-1].verifier
     publishing.publish(ready, AT)
     is_whole(ready)
-    introduced = [one for one in map(_detail, entries(ready)) if one.get("what") == keys.INTRODUCED]
-    assert keys.trusted(ORIGIN, [first], introduced)[-1] == last
-    assert keys.trusted(ORIGIN, [last], introduced) == [last]
+    introduced = [one for one in map(_detail, entries(ready)) if one.get("what") == INTRODUCED]
+    assert trusted(ORIGIN, [first], introduced)[-1] == last
+    assert trusted(ORIGIN, [last], introduced) == [last]
     stranger = {**introduced[1], "signed": introduced[2]["signed"]}
     with pytest.raises(Damaged, match="was not handed over"):
-        keys.trusted(ORIGIN, [first], [introduced[0], stranger])
+        trusted(ORIGIN, [first], [introduced[0], stranger])
 
 
 def _detail(entry: bytes) -> dict[str, Any]:
