@@ -9,7 +9,7 @@ Rules of this module (layer: just above `catalog`; it reads, and writes nothing)
 - What the scan cannot rule out of special records (labels, suspensions, events of their own) and of classes with
   guarded rules takes the second branch: rule by rule, as `engine.decide` does it. Both answer exactly as `decide`
   (tests/integration/test_eligibility.py).
-- A missing date satisfies no limit. Held and extended records are taken out by anti-joins.
+- A missing date satisfies no limit. Held, suspended and extended records are taken out by anti-joins.
 - Units (rule 8) are looked at last, among what is left, and only where the catalog has children or the schedule a
   class that goes by aggregation: a unit with one kept member that is not due is not due.
 - Whoever writes a suspension, an event on a record or a label marks the records special.
@@ -431,6 +431,8 @@ WITH RECURSIVE scanned AS MATERIALIZED (
         ON s.subject_id = CASE WHEN {evented} THEN r.aggregation_id END
      WHERE r.state = 1 AND {dated_limits} {only}
        AND NOT EXISTS (SELECT FROM hold_members h WHERE h.record_id = r.record_id)
+       AND NOT EXISTS (SELECT FROM suspensions u WHERE u.subject_id = r.record_id AND u.starts <= {as_of}::date
+                          AND coalesce(u.ends, {as_of}::date) >= {as_of}::date)
        AND NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (e.record_id) e.record_id, e.not_before FROM extensions e
                                      ORDER BY e.record_id, e.recorded_at DESC) AS x
                         WHERE x.record_id = r.record_id
