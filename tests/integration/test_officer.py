@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,13 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from typer.testing import CliRunner
 
+import ingest.cli  # noqa: F401 - adds its commands
 from retention import signatures
+from retention.cli import app
 from retention.config import Settings
+from retention.errors import MunimentError
 
 Muniment = Callable[..., Any]
 
@@ -48,29 +49,26 @@ def mail(year: int, subject: str) -> bytes:
 
 
 @pytest.fixture
-def muniment(settings: Settings, tmp_path: Path) -> Muniment:
-    """The command, as a person runs it; returns its JSON."""
-    environment = os.environ | {
+def muniment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Muniment:
+    """The command, as a person types it; returns its JSON, or what it refused with."""
+    for name, value in {
+        "MUNIMENT_WORKSPACE": str(settings.root),
         "MUNIMENT_DATABASE_URL": settings.database_url,
         "MUNIMENT_VAULT_URL": settings.vault_url,
         "AWS_ACCESS_KEY_ID": settings.vault_access_key or "",
         "AWS_SECRET_ACCESS_KEY": settings.vault_secret_key or "",
-    }
+    }.items():
+        monkeypatch.setenv(name, value)
 
     def run(*arguments: object, code: int = 0) -> Any:
-        command = [
-            sys.executable,
-            "-m",
-            "ingest.cli",
-            "--workspace",
-            str(settings.root),
-            "--json",
-            *map(str, arguments),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == code, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
-        assert "Traceback" not in done.stderr
-        return json.loads(done.stdout) if done.stdout.strip() and code in (0, 1) else done.stderr
+        found = CliRunner().invoke(app, ["--json", *map(str, arguments)])
+        if isinstance(found.exception, MunimentError):
+            assert found.exception.exit_code == code, (arguments, found.exception)
+            return str(found.exception)
+        if found.exception is not None and not isinstance(found.exception, SystemExit):
+            raise found.exception
+        assert found.exit_code == code, (arguments, found.exit_code, found.output[-2000:])
+        return json.loads(found.stdout) if found.stdout.strip() else None
 
     return run
 
