@@ -6,9 +6,8 @@ Every transaction is broken before and after its commit, every write to the vaul
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 
 from retention import approvals, holds, ledger, merkle, signatures
 from retention.archive import Archive
-from retention.database import Connection, transaction
+from retention.database import transaction
 from retention.disposition import certificate, execution, plans, proposing, reviewing
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.effects import EFFECTS
@@ -27,77 +26,9 @@ from retention.holds import Matter
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from tests.archive_builder import KEYS, Document, capture_all, enrol, load
+from tests.breaking import BreakingVault, Broken, at, breaks
 
 Clock = Callable[[], datetime]
-
-
-class _Broken(Exception):
-    """The process died here; nothing of ours may handle it."""
-
-
-@dataclass
-class Writes:
-    """Counts writes, and dies at the nth: before it, or after it persisted."""
-
-    nth: int
-    persisted: bool
-    counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    died: bool = False
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        mine = next(self.counter) == self.nth
-        if mine and not self.persisted:
-            self.died = True
-            raise _Broken
-        yield
-        if mine:
-            self.died = True
-            raise _Broken
-
-
-@dataclass
-class BreakingPool:
-    """Connections whose commits are writes."""
-
-    inner: Any
-    writes: Writes
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        with ExitStack() as after, self.inner.connection() as conn:
-            yield conn
-            if conn.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,):
-                return  # it only read
-            one = self.writes.one()
-            one.__enter__()  # dies here, and the transaction is rolled back,
-            after.callback(one.__exit__, None, None, None)  # or there, when it is committed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
-@dataclass
-class BreakingVault:
-    inner: Any
-    writes: Writes
-
-    def put(self, *given: Any, **named: Any) -> Any:
-        with self.writes.one():
-            return self.inner.put(*given, **named)
-
-    def erase(self, key: str) -> int:
-        with self.writes.one():
-            gone: int = self.inner.erase(key)
-            return gone
-
-    def erase_many(self, objects: Sequence[tuple[str, str]]) -> Sequence[MunimentError | None]:
-        with self.writes.one():
-            told: Sequence[MunimentError | None] = self.inner.erase_many(objects)
-            return told
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
 
 
 @pytest.fixture
@@ -179,17 +110,13 @@ def test_every_write_from_plan_to_certificate(
                 "SELECT record_id FROM records WHERE record_id = ANY(%(p)s) OR parent_id = ANY(%(p)s)", {"p": parents}
             )
             ids = [row[0] for row in rows]
-        writes = Writes(nth, persisted)
-        breaking: Any = (
-            BreakingVault(ready.vault, writes) if what == "vault" else BreakingPool(ready.connections, writes)
-        )
+        writes = at(nth, persisted=persisted)
         try:
-            flow(replace(ready, **{what: breaking}), clock)
-        except _Broken:
-            assert writes.died
+            flow(replace(ready, **{what: breaks(ready, what, writes)}), clock)
+        except Broken:
             flow(ready, clock)
         assert_destroyed(ready, ids)
-        if not writes.died:
+        if not writes.broke:
             break
     assert nth > (4 if what == "vault" else 10)
 
@@ -204,7 +131,7 @@ def test_a_vault_that_fails_on_one_record_stops_no_other(ready: Archive, clock: 
             assert told == [None] * (len(objects) - 1)
             return [away if str(ids[1]) in key else None for key, _ in objects]
 
-    broken: Any = Failing(ready.vault, Writes(0, persisted=False))
+    broken: Any = Failing(ready.vault, at())
     plan_id = flow(replace(ready, vault=broken), clock)
     assert plan_id is not None
     found = execution.answer(ready, plan_id)
@@ -231,7 +158,7 @@ def test_a_hold_in_the_middle_of_execution(
                 told.append(holds.place(ready, Scope(records=tuple(ids)), Mode.STATIC, matter, clock()))
             return super().erase_many(objects)
 
-    broken: Any = Holding(ready.vault, Writes(0, persisted=False))
+    broken: Any = Holding(ready.vault, at())
     plan_id = flow(replace(ready, vault=broken), clock)
     assert plan_id is not None
     assert execution.answer(ready, plan_id).outcomes == {"destroyed": 2, "held": 2}

@@ -5,12 +5,11 @@ Each external write is broken twice: failed and not persisted; failed but persis
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -23,12 +22,9 @@ from retention.holds import Matter, Placed, register
 from retention.holds import flags as hold_flags
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
-from retention.vault.base import Lock, Stored, Vault
+from retention.vault.base import Stored
+from tests.breaking import BreakingVault, Broken, at, breaking
 from tests.deposits import Doc, deposit
-
-
-class _Broken(Exception):
-    """The process died here; nothing of ours may handle it."""
 
 
 def utc() -> datetime:
@@ -57,22 +53,6 @@ def flags(archive: Archive) -> dict[UUID, bool]:
     with transaction(archive.connections) as conn:
         found = conn.execute("SELECT record_id, sealed_sha256, version FROM contents").fetchall()
     return {row[0]: archive.vault.stat(f"records/{row[0]}/{row[1].hex()}", row[2]).hold for row in found}
-
-
-@contextmanager
-def breaking(monkeypatch: pytest.MonkeyPatch, step: str, done: bool) -> Iterator[None]:
-    module, name = step.rsplit(".", 1)
-    original = getattr(sys.modules[module], name)
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        if done:
-            original(*args, **kwargs)
-        raise _Broken
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sys.modules[module], name, broken)
-        with pytest.raises(_Broken):
-            yield
 
 
 PLACING = [
@@ -146,45 +126,12 @@ def test_a_commit_that_was_done_but_not_heard_of(
     assert rows(archive) == before
 
 
-@dataclass
-class BreakingVault:
-    """A vault of which one verb breaks at given calls, before or after the store has it."""
-
-    inner: Vault
-    verb: str
-    at: set[int]
-    persisted: bool
-    error: Callable[[], Exception]
-    calls: list[str] = field(default_factory=list)
-
-    def put(self, key: str, content: bytes | BinaryIO, *, sha256: bytes, size: int, lock: Lock | None = None) -> Stored:
-        return self._maybe("put", key, lambda: self.inner.put(key, content, sha256=sha256, size=size, lock=lock))
-
-    def hold(self, key: str, version: str, on: bool) -> Stored:
-        return self._maybe("hold", key, lambda: self.inner.hold(key, version, on))
-
-    def _maybe(self, verb: str, key: str, call: Callable[[], Stored]) -> Stored:
-        if verb != self.verb:
-            return call()
-        self.calls.append(key)
-        breaks = len(self.calls) in self.at
-        if breaks and not self.persisted:
-            raise self.error()
-        stored = call()
-        if breaks:
-            raise self.error()
-        return stored
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
 @pytest.mark.parametrize("persisted", [False, True])
 def test_a_put_of_the_sealed_line_that_breaks(archive: Archive, persisted: bool) -> None:
     deposit(archive, Doc("to be held"))
     before = rows(archive)
-    vault = BreakingVault(archive.vault, "put", {1}, persisted, _Broken)
-    with pytest.raises(_Broken):
+    vault: Any = BreakingVault(archive.vault, at(1, persisted=persisted), ("put",))
+    with pytest.raises(Broken):
         place(replace(archive, vault=vault), "one")
     assert rows(archive) == before
     placed = place(archive, "one")
@@ -203,9 +150,10 @@ def test_one_flag_that_fails_stops_no_other_and_is_set_by_the_next_pass(
         hold_flags.drain(archive, utc())
         release(archive, placed.hold_id)
     one_by_one = replace(archive, settings=replace(archive.settings, vault_threads=1))
-    away = BreakingVault(archive.vault, "hold", {2}, persisted, lambda: ServiceUnavailable("the vault went away"))
+    writes = at(2, persisted=persisted, error=lambda: ServiceUnavailable("the vault went away"))
+    away: Any = BreakingVault(archive.vault, writes, ("hold",))
     drained = hold_flags.drain(replace(one_by_one, vault=away), utc())
-    assert (drained.set, drained.failed, drained.waiting, len(away.calls)) == (2, 1, 1, 3)
+    assert (drained.set, drained.failed, drained.waiting, writes.calls) == (2, 1, 1, 3)
     assert drained.problem == "the vault went away"
     drained = hold_flags.drain(archive, utc())
     assert (drained.set, drained.failed, drained.waiting) == (1, 0, 0)
@@ -217,8 +165,8 @@ def test_a_flag_that_was_set_unheard_of_is_lifted_by_the_release(archive: Archiv
     """The process dies with the flag in the vault and not in the catalog, and the hold is released before a retry."""
     (record,) = deposit(archive, Doc("to be held"))
     placed = place(archive, "one")
-    dying = BreakingVault(archive.vault, "hold", {1}, True, _Broken)
-    with pytest.raises(_Broken):
+    dying: Any = BreakingVault(archive.vault, at(1, persisted=True), ("hold",))
+    with pytest.raises(Broken):
         hold_flags.drain(replace(archive, vault=dying), utc())
     assert flags(archive) == {record: True}
     release(archive, placed.hold_id)
@@ -230,8 +178,8 @@ def test_a_process_that_dies_in_mid_drain_is_made_good(archive: Archive, monkeyp
     records = deposit(archive, *(Doc(f"to be held {n}") for n in range(5)))
     place(archive, "one")
     monkeypatch.setattr(hold_flags, "_AT_ONCE", 2)
-    dying = BreakingVault(archive.vault, "hold", {4}, False, _Broken)
-    with pytest.raises(_Broken):
+    dying: Any = BreakingVault(archive.vault, at(4), ("hold",))
+    with pytest.raises(Broken):
         hold_flags.drain(replace(archive, vault=dying), utc())
     with transaction(archive.connections) as conn:
         assert conn.execute("SELECT count(*) FROM hold_flags WHERE actual").fetchone() == (2,)
@@ -244,9 +192,10 @@ def test_a_vault_that_fails_a_whole_batch_is_left_alone(archive: Archive, monkey
     deposit(archive, *(Doc(f"to be held {n}") for n in range(5)))
     place(archive, "one")
     monkeypatch.setattr(hold_flags, "_AT_ONCE", 2)
-    away = BreakingVault(archive.vault, "hold", {1, 2, 3, 4, 5}, False, lambda: ServiceUnavailable("away"))
+    writes = at(*range(1, 6), error=lambda: ServiceUnavailable("away"))
+    away: Any = BreakingVault(archive.vault, writes, ("hold",))
     drained = hold_flags.drain(replace(archive, vault=away), utc())
-    assert (drained.set, drained.failed, drained.waiting, len(away.calls)) == (0, 2, 5, 2)
+    assert (drained.set, drained.failed, drained.waiting, writes.calls) == (0, 2, 5, 2)
 
 
 def test_a_change_of_holds_while_the_vault_is_asked_is_not_lost(archive: Archive) -> None:
@@ -255,12 +204,12 @@ def test_a_change_of_holds_while_the_vault_is_asked_is_not_lost(archive: Archive
 
     class Meanwhile(BreakingVault):
         def hold(self, key: str, version: str, on: bool) -> Stored:
-            stored = self.inner.hold(key, version, on)
+            stored = super().hold(key, version, on)
             if on:
                 release(archive, placed.hold_id)  # no row is locked meanwhile
             return stored
 
-    slow = Meanwhile(archive.vault, "hold", set(), False, _Broken)
+    slow: Any = Meanwhile(archive.vault, at())
     drained = hold_flags.drain(replace(archive, vault=slow), utc())
     assert drained.waiting == 1
     hold_flags.drain(archive, utc())

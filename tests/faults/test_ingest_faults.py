@@ -5,7 +5,6 @@ Each external write is broken twice: failed and not persisted; failed but persis
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -16,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,8 @@ from retention.config import Settings
 from retention.database import transaction
 from retention.embedded import Services
 from retention.errors import MunimentError, ServiceUnavailable
-from retention.vault.base import Lock, Stored, Vault
+from retention.vault.base import Lock, Stored
+from tests.breaking import BreakingVault, Broken, at, breaking
 
 Clock = Callable[[], datetime]
 DOCUMENTS = 24
@@ -93,39 +93,13 @@ def assert_whole(archive: Archive) -> None:
 # ---------------------------------------------------------------- each write of capture, both ways
 
 
-class _Broken(Exception):
-    """The process died here; nothing of ours may handle it."""
-
-
-@dataclass
-class BreakingVault:
-    """A vault whose nth put breaks, before or after the store has it."""
-
-    inner: Vault
-    nth: int
-    persisted: bool
-    counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    def put(self, key: str, content: bytes | BinaryIO, *, sha256: bytes, size: int, lock: Lock | None = None) -> Stored:
-        number = next(self.counter)
-        if number == self.nth and not self.persisted:
-            raise _Broken
-        stored = self.inner.put(key, content, sha256=sha256, size=size, lock=lock)
-        if number == self.nth:
-            raise _Broken
-        return stored
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
 @pytest.mark.parametrize("persisted", [False, True])
 @pytest.mark.parametrize("nth", [1, 2, 13, DOCUMENTS, DOCUMENTS + 1])  # contents, and last the descriptors
 def test_a_put_that_breaks(
     archive: Archive, inbox: Path, clock: Clock, staff: Workers, nth: int, persisted: bool
 ) -> None:
-    vault = BreakingVault(archive.vault, nth, persisted)
-    with pytest.raises(_Broken):
+    vault: Any = BreakingVault(archive.vault, at(nth, persisted=persisted), ("put",))
+    with pytest.raises(Broken):
         run(replace(archive, vault=vault), inbox, clock, staff)
     with transaction(archive.connections) as conn:
         assert conn.execute("SELECT count(*) FROM records").fetchone() == (0,)
@@ -161,18 +135,8 @@ def test_a_transaction_that_breaks_at_any_write(
     done: bool,
 ) -> None:
     begun = pipeline.begin(archive, sources.source_at(str(inbox), inbox), clock)
-    module, name = step.rsplit(".", 1)
-    original = getattr(sys.modules[module], name)
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        if done:
-            original(*args, **kwargs)
-        raise _Broken
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sys.modules[module], name, broken)
-        with pytest.raises(_Broken):
-            pipeline.work(archive, begun, range(begun.batches), clock, workers=staff)
+    with breaking(monkeypatch, step, done):
+        pipeline.work(archive, begun, range(begun.batches), clock, workers=staff)
     pipeline.work(archive, begun, range(begun.batches), clock, workers=staff)
     assert pipeline.finish(archive, begun, clock).totals.missing == 0
     assert_whole(archive)
@@ -246,25 +210,26 @@ def test_services_killed_in_mid_batch(own: Services, inbox: Path, staff: Workers
     """PostgreSQL and S3, each killed with -9 while a batch is stored; each run says so, the last one is whole."""
     with open_archive(own_settings(own), utc()) as archive:
         for name in ("PostgreSQL", "S3"):
-            vault = _KillingVault(archive.vault, 5, partial(kill, own, name))
+            vault: Any = _KillingVault(archive.vault, at(), kill=partial(kill, own, name))
             with pytest.raises(ServiceUnavailable, match=r"did not answer|not reach|answer"):
                 run(replace(archive, vault=vault), inbox, utc, staff)
-            assert next(vault.counter) > vault.nth
+            assert vault.writes.calls >= 5
             embedded.up(own.root, postgres=True, s3=True)
     with open_archive(own_settings(own), utc()) as archive:
         run(archive, inbox, utc, staff)
         assert_whole(archive)
 
 
+@dataclass
 class _KillingVault(BreakingVault):
-    def __init__(self, inner: Vault, nth: int, kill: Callable[[], None]) -> None:
-        super().__init__(inner, nth, True)
-        self.kill = kill
+    kill: Callable[[], None] = lambda: None
 
     def put(self, key: str, content: bytes | BinaryIO, *, sha256: bytes, size: int, lock: Lock | None = None) -> Stored:
-        if next(self.counter) == self.nth:
-            self.kill()
-        return self.inner.put(key, content, sha256=sha256, size=size, lock=lock)
+        with self.writes.one() as number:
+            if number == 5:
+                self.kill()
+            stored: Stored = self.inner.put(key, content, sha256=sha256, size=size, lock=lock)
+        return stored
 
 
 def test_postgresql_killed_rebuilds_descriptions_and_touches_nothing_else(
