@@ -6,6 +6,7 @@ Every transaction is broken before and after its commit, every write to the vaul
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime
@@ -15,16 +16,17 @@ from uuid import UUID
 
 import pytest
 
-from retention import approvals, holds, ledger, merkle, signatures
+from retention import approvals, catalog, holds, ledger, merkle, signatures
 from retention.archive import Archive
 from retention.database import transaction
-from retention.disposition import certificate, execution, plans, proposing, reviewing
+from retention.disposition import certificate, execution, plans, proposing, reviewing, transfers
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.effects import EFFECTS
 from retention.errors import MunimentError, ServiceUnavailable
 from retention.holds import Matter
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
+from retention.packages import bags
 from tests.archive_builder import KEYS, Document, capture_all, enrol, load
 from tests.breaking import BreakingVault, Broken, at, breaks
 
@@ -119,6 +121,66 @@ def test_every_write_from_plan_to_certificate(
         if not writes.broke:
             break
     assert nth > (4 if what == "vault" else 10)
+
+
+def hand_on(archive: Archive, plan_id: UUID, clock: Clock, end: str, receipt: Path) -> None:
+    """What the people do with a transfer, and do again after a crash: look whether it waits, and go on."""
+    done = execution.execute(archive, plan_id, clock)
+    if done.bag is None:
+        return
+    if end == "given up":
+        execution.give_up(archive, plan_id, clock)
+        return
+    bag = bags.read_bag(done.bag)
+    said = {"bag": bag.identifier, "digest": bag.digest.hex(), "received_at": "2026-11-23T10:00:00Z"}
+    receipt.write_text(json.dumps(said | {"receiver": "State Archives", "accepted": [*map(str, bag.records)]}))
+    transfers.acknowledge(archive, plan_id, receipt, clock())
+    execution.execute(archive, plan_id, clock)
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+@pytest.mark.parametrize(
+    ("end", "what"), [("acknowledged", "connections"), ("acknowledged", "vault"), ("given up", "connections")]
+)
+def test_every_write_of_a_transfer(
+    ready: Archive, clock: Clock, tmp_path: Path, what: str, persisted: bool, end: str
+) -> None:
+    outcome, state = ("transferred", 4) if end == "acknowledged" else ("transfer-not-acknowledged", 1)
+    for nth in itertools.count(1):
+        (record,) = capture_all(ready, [Document("HANDED", f"letter {nth}")], clock, tmp_path / f"in{nth}")
+        plan_id = approved(ready, [record], clock)
+        writes = at(nth, persisted=persisted)
+        receipt = tmp_path / f"receipt {nth}"
+        try:
+            hand_on(replace(ready, **{what: breaks(ready, what, writes)}), plan_id, clock, end, receipt)
+        except Broken:
+            hand_on(ready, plan_id, clock, end, receipt)
+        stated = certificate.verify(certificate.read(ready, plan_id))
+        assert [(item["record"], item["outcome"]) for item in stated["items"]] == [(str(record), outcome)]
+        assert not transfers.bag_folder(ready, plan_id).exists()
+        with transaction(ready.connections) as conn:
+            assert conn.execute("SELECT state FROM records WHERE record_id = %s", (record,)).fetchone() == (state,)
+            handed = [e["type"] for e in catalog.history(conn, ready, record)].count("ipc")
+            told = [e["type"] for e in catalog.history(conn, ready, plan_id)].count("tra")
+            assert (handed, told) == (1, 1 if end == "acknowledged" else 0)
+            assert plans.ready(conn) == []
+        if not writes.broke:
+            break
+    with transaction(ready.connections) as conn:  # a certificate for each plan, and an answer of each receiver
+        kept = conn.execute("SELECT count(*) FROM records JOIN classes USING (class_key) WHERE class_id = 'SYS-CERT'")
+        assert kept.fetchone() == (nth * (2 if end == "acknowledged" else 1),)
+    assert nth > (3 if what == "vault" else 6)
+
+
+def approved(archive: Archive, records: Sequence[UUID], clock: Clock) -> UUID:
+    plan_id = proposing.propose(archive, clock(), only=records).plan
+    assert plan_id is not None
+    reviewing.review(archive, plan_id, Selection(everything=True), Decided(Decision.APPROVE), clock())
+    with transaction(archive.connections) as conn:
+        statement = approvals.show(conn, plan_id).statement or ""
+    for name in ("Ruth Levi", "Dan Cohen"):
+        approvals.sign(archive, plan_id, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
+    return plan_id
 
 
 def test_a_vault_that_fails_on_one_record_stops_no_other(ready: Archive, clock: Clock, tmp_path: Path) -> None:
