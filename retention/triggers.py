@@ -192,7 +192,7 @@ def _by_dates(conn: Connection, schedule: Schedule, wanted: Change, today: date)
     given: dict[tuple[UUID, str], list[date]] = {}
     for one in wanted.events:
         given.setdefault((one.subject, one.kind), []).append(one.effective)
-    retracted = [retraction.event for retraction in wanted.retractions]
+    retracted = {retraction.event for retraction in wanted.retractions}
     before: dict[tuple[UUID, str], list[date]] = {}
     left: dict[tuple[UUID, str], list[date]] = {}
     for event, subject, kind, effective in conn.execute(
@@ -202,17 +202,19 @@ def _by_dates(conn: Connection, schedule: Schedule, wanted: Change, today: date)
               AND NOT EXISTS (SELECT FROM trigger_events x WHERE x.retracts = e.trigger_event_id)
               AND (e.subject_id = ANY(%s)
                    OR e.subject_id IN (SELECT subject_id FROM trigger_events WHERE trigger_event_id = ANY(%s)))""",
-        (list({subject for subject, _ in given}), retracted),
+        (list({subject for subject, _ in given}), list(retracted)),
     ):
         before.setdefault((subject, kind), []).append(effective)
         if event not in retracted:
             left.setdefault((subject, kind), []).append(effective)
+    asking = advances.asking(schedule)
     for key in given | before:
         subject, kind = key
+        asked = asking.get(kind, ())
         after = [*left.get(key, ()), *given.get(key, ())]
-        if day := advances.backdated(schedule, kind, left.get(key, ()), after, today):
+        if day := advances.backdated(asked, left.get(key, ()), after, today):
             yield _Why(f"{kind} of {subject} lies before the day on which it is recorded", f"{day}, before {today}")
-        elif days := advances.moved(schedule, kind, before.get(key, ()), after):
+        elif days := advances.moved(asked, before.get(key, ()), after):
             yield _Why(f"{kind} of {subject} would count from an earlier day", f"{days[1]}, not {days[0]}")
 
 
@@ -236,18 +238,15 @@ def _by_leaving(conn: Connection, schedule: Schedule, wanted: Change) -> Iterato
 def _by_record(conn: Connection, schedule: Schedule, wanted: Change, today: date) -> Iterator[_Why]:
     """Records that are kept, and would be due on some day on which they would not be."""
     awaited = advances.by_presence(schedule)
-    ordinary = tuple(given for given in wanted.events if given.effective >= today)
-    looked_at = replace(wanted, events=tuple(g for g in ordinary if g.kind in awaited), suspensions=())
-    alone = not (wanted.retractions or wanted.resumptions or wanted.members)
-    started = {(given.kind, given.effective) for given in ordinary} if alone else set()
-    records = _records_of(conn, looked_at)
+    judged = tuple(given for given in wanted.events if given.effective >= today and given.kind in awaited)
+    records = _records_of(conn, replace(wanted, events=judged, suspensions=()))
     for start in range(0, len(records), _AT_ONCE):
         part = records[start : start + _AT_ONCE]
         before = catalog.facts_of(conn, part)
         with _tried(conn, wanted):
             after = catalog.facts_of(conn, part)
         for record in part:
-            if day := advances.sooner(before[record], after[record], schedule, today, started):
+            if day := advances.sooner(before[record], after[record], schedule, today):
                 yield _Why(f"record {record} would be due on a day on which it is not without it", str(day))
 
 

@@ -11,42 +11,55 @@ need two people):
   dated after the event (TRIGGER-STALE): a later event starts the clock of those between.
 - An event of today or later is ordinary: the period runs in full from it. But where a rule asks only whether an event
   is there (`not_before`, `present`), its date delays nothing; then `sooner` judges each record.
-- A retraction, or an exchange, that leaves an earlier date counts, whatever the records. Whatever else changes, the end
-  of a suspension and membership too, counts if `sooner` names a day.
+- A date that is earlier afterwards counts, whatever the records: a retraction leaves it, or an event that came before
+  the one that was the first. Whatever else changes, the end of a suspension and membership too, counts if `sooner`
+  names a day.
 - `sooner` looks at every day from `today` on, not at `today` alone: what is due tomorrow is due. Holds are left
   aside: they end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 
 from retention import engine
-from retention.engine import Decision, RecordFacts
+from retention.engine import RecordFacts
 from retention.rules import LaterRecords, Occurrence, Rule, Schedule, Trigger
 
 _DAY = timedelta(1)
 Dates = Collection[date]  # unretracted effective dates of one kind, of one subject
+Asking = Sequence[tuple[Rule, Trigger]]  # rules that ask for a kind, and as what
 
 
-def backdated(schedule: Schedule, kind: str, before: Dates, after: Dates, today: date) -> date | None:
+def asking(schedule: Schedule) -> Mapping[str, Asking]:
+    """The rules that ask for each kind: as trigger, as what they wait for, or as an operand of a condition."""
+    found: dict[str, list[tuple[Rule, Trigger]]] = {}
+    for rule in (rule for known in schedule.classes for rule in known.rules):
+        operands = (side for condition in rule.when for side in (condition.left, condition.than))
+        for one in (rule.trigger, rule.not_before, *operands):
+            if one is not None and one.event:
+                found.setdefault(one.name, []).append((rule, one))
+    return found
+
+
+def backdated(asked: Asking, before: Dates, after: Dates, today: date) -> date | None:
     """The date before `today` from which `after`, with events more than `before`, starts a clock, or to which it sets
-    one; None if it does neither, or only lengthens."""
-    for rule, asked in _asked(schedule, kind):
-        was, now = _current(asked, before), _current(asked, after)
+    one; None if it does neither, or only lengthens. `asked`: of the kind."""
+    for rule, trigger in asked:
+        was, now = _current(trigger, before), _current(trigger, after)
         if now is None or now == was or now >= today:
             continue
-        if was is None or now < was or _unsure(rule, asked):
+        if was is None or now < was or _unsure(rule, trigger):
             return now
     return None
 
 
-def moved(schedule: Schedule, kind: str, before: Dates, after: Dates) -> tuple[date, date] | None:
-    """The date from which some rule would count, and the earlier one from which it would then; None if none would."""
-    for _, asked in _asked(schedule, kind):
-        was, now = _current(asked, before), _current(asked, after)
+def moved(asked: Asking, before: Dates, after: Dates) -> tuple[date, date] | None:
+    """The date from which some rule counts, and the earlier one from which it would; None if none would."""
+    for _, trigger in asked:
+        was, now = _current(trigger, before), _current(trigger, after)
         if was is not None and now is not None and now < was:
             return was, now
     return None
@@ -60,29 +73,25 @@ def by_presence(schedule: Schedule) -> frozenset[str]:
     return frozenset(waited | present)
 
 
-def sooner(
-    before: RecordFacts,
-    after: RecordFacts,
-    schedule: Schedule,
-    today: date,
-    started: Collection[tuple[str, date]] = (),
-) -> date | None:
+def sooner(before: RecordFacts, after: RecordFacts, schedule: Schedule, today: date) -> date | None:
     """The first day from `today` on on which `after` is due and `before` is not; None if there is none.
 
-    `started`: kind and date of ordinary events. A day on which a period has run in full from one of them does not
+    Days on which a period has run in full that begins with an event of today or later, which `before` has not, do not
     count. A record of an aggregation that goes as a whole is looked at alone: if no member is due sooner alone, the
     aggregation is not."""
     before, after = replace(before, holds=()), replace(after, holds=())
-    begun = {(str(Trigger(kind, True, one)), day) for kind, day in started for one in Occurrence}
+    new = {(kind, day) for kind, day in _events(after) - _events(before) if day >= today}
+    begun = {(str(Trigger(kind, True, one)), day) for kind, day in new for one in Occurrence}
     for day in sorted(_turns(before, schedule, today) | _turns(after, schedule, today)):
         decision = engine.decide(after, schedule, day)
-        if decision.due and not _ran(decision, begun) and not engine.decide(before, schedule, day).due:
+        ran = any(one.eligible and (one.trigger, one.trigger_date) in begun for one in decision.rules)
+        if decision.due and not ran and not engine.decide(before, schedule, day).due:
             return day
     return None
 
 
-def _ran(decision: Decision, begun: Collection[tuple[str, date | None]]) -> bool:
-    return any(rule.eligible and (rule.trigger, rule.trigger_date) in begun for rule in decision.rules)
+def _events(facts: RecordFacts) -> set[tuple[str, date]]:
+    return {(kind, day) for some in (facts.events, facts.inherited) for kind, days in some.items() for day in days}
 
 
 def _turns(facts: RecordFacts, schedule: Schedule, today: date) -> set[date]:
@@ -95,7 +104,7 @@ def _turns(facts: RecordFacts, schedule: Schedule, today: date) -> set[date]:
     turns = {today, *(rule.effective_from for rule in rules if rule.effective_from)}
     turns |= {suspension.starts for suspension in facts.suspensions}
     turns |= {_next(suspension.ends) for suspension in facts.suspensions if suspension.ends}
-    turns |= {day for dates in (facts.events, facts.inherited) for each in dates.values() for day in each}
+    turns |= {day for _, day in _events(facts)}
     turns |= {facts.not_before} if facts.not_before else set()
     turns = {day for day in turns if day >= today}
     outcomes = [outcome for day in turns for outcome in engine.decide(facts, schedule, day).rules]
@@ -107,22 +116,13 @@ def _next(day: date) -> date:
     return day + _DAY if day < date.max else day
 
 
-def _asked(schedule: Schedule, kind: str) -> Iterator[tuple[Rule, Trigger]]:
-    """Every rule that asks for the kind, with how it asks."""
-    for rule in (rule for known in schedule.classes for rule in known.rules):
-        operands = (side for condition in rule.when for side in (condition.left, condition.than))
-        for one in (rule.trigger, rule.not_before, *operands):
-            if one is not None and one.event and one.name == kind:
-                yield rule, one
+def _current(trigger: Trigger, dates: Dates) -> date | None:
+    return (max if trigger.occurrence is Occurrence.LATEST else min)(dates, default=None)
 
 
-def _current(asked: Trigger, dates: Dates) -> date | None:
-    return (max if asked.occurrence is Occurrence.LATEST else min)(dates, default=None)
-
-
-def _unsure(rule: Rule, asked: Trigger) -> bool:
+def _unsure(rule: Rule, trigger: Trigger) -> bool:
     """Whether a later date may be an advance all the same."""
-    if any(asked in (condition.left, condition.than) for condition in rule.when):
+    if any(trigger in (condition.left, condition.than) for condition in rule.when):
         return True
     stale = rule.later_records is LaterRecords.STALE
-    return asked == rule.trigger and (stale or bool(rule.triggers_from or rule.triggers_until))
+    return trigger == rule.trigger and (stale or bool(rule.triggers_from or rule.triggers_until))

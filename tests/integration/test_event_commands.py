@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from ingest import pipeline, sources
 from ingest.extraction.workers import Workers
-from retention import aggregations, catalog
+from retention import aggregations, approvals, catalog, signatures
 from retention.aggregations import Aggregation
 from retention.archive import Archive
 from retention.cli import app
 from retention.config import Settings
 from retention.database import transaction
+from retention.effects import EFFECTS
 from retention.errors import NotFound, Refused, UsageError
+from tests.archive_builder import KEYS, enrol
 
 SCHEDULE = r"""
 version: 1
@@ -60,6 +63,24 @@ def run(
     return run
 
 
+@pytest.fixture
+def by_two(archive: Archive, run: Run, clock: Callable[[], datetime]) -> Run:
+    """The same, proposed and signed by two people; alone it is refused."""
+    enrol(archive, clock)
+
+    def run_by_two(*arguments: object) -> Any:
+        with pytest.raises(Refused, match="refusing to record it alone"):
+            run(*arguments)
+        proposed = run(*arguments, "--propose")
+        statement = run("approval", "show", proposed["proposal_id"])["statement"]
+        for name in ("Ruth Levi", "Dan Cohen"):
+            armored = signatures.sign(KEYS[name], statement.encode())
+            approvals.sign(archive, UUID(proposed["proposal_id"]), armored, datetime.now(UTC), EFFECTS)
+        return proposed
+
+    return run_by_two
+
+
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
     with Workers() as started:
@@ -87,7 +108,7 @@ def ingest(archive: Archive, folder: Path, clock: Callable[[], datetime], worker
 
 
 def test_captured_into_its_case_file_dated_and_explained(
-    archive: Archive, inbox: Path, clock: Callable[[], datetime], workers: Workers, run: Run, tmp_path: Path
+    archive: Archive, inbox: Path, clock: Callable[[], datetime], workers: Workers, run: Run, by_two: Run
 ) -> None:
     found = ingest(archive, inbox, clock, workers)
     seventeen = found["patients/17/letter.txt"]
@@ -96,15 +117,15 @@ def test_captured_into_its_case_file_dated_and_explained(
         ("patient", "18", 1),
     ]
     assert run("explain", seventeen)["retain_until"] is None
-    added = run("event", "add", "patient:17", "last_visit", "2026-01-31", "--note", "card of the clinic")
-    assert (added["new"], added["known"]) == (1, 0)
+    by_two("event", "add", "patient:17", "last_visit", "2026-01-31", "--note", "card of the clinic")
+    (added,) = run("event", "list", "patient:17")
     assert run("event", "add", "patient:17", "last_visit", "2026-01-31")["known"] == 1
     explained = run("explain", seventeen)
     assert (explained["retain_until"], explained["rule_id"]) == ("2033-01-31", "visit")
     rules = {rule["rule_id"]: rule for rule in explained["rules"]}
     assert rules.keys() == {"visit", "newer"} and rules["newer"]["standing"] == "not-applicable"
     (evidence,) = rules["visit"]["evidence"]
-    assert (evidence["trigger_event_id"], evidence["by"]) == (added["events"][0], "Ruth Levi")
+    assert (evidence["trigger_event_id"], evidence["by"]) == (added["trigger_event_id"], "Ruth Levi")
     assert explained["subjects"] == {evidence["subject"]: "patient:17"}
     assert run("explain", seventeen, "--as-of", "2033-02-01")["due"] is True
     with pytest.raises(NotFound):
@@ -114,17 +135,17 @@ def test_captured_into_its_case_file_dated_and_explained(
     run("suspension", "start", "patient:17", "--reason", "litigation", "--from", "2026-03-01")
     assert "suspended" in run("explain", seventeen)["reason"]
     (suspension,) = run("suspension", "list")
-    run("suspension", "end", suspension["suspension_id"], "--on", "2026-03-10")
+    by_two("suspension", "end", suspension["suspension_id"], "--on", "2026-03-10")
     assert run("explain", seventeen)["retain_until"] == "2033-02-10"
     assert run("suspension", "list") == []
-    run("event", "retract", added["events"][0])
+    run("event", "retract", added["trigger_event_id"])
     assert run("explain", seventeen)["retain_until"] is None
     # into an aggregation by hand, and nothing by a slip of the keyboard
     with pytest.raises(NotFound):
         run("event", "add", "patient:99", "last_visit", "2026-01-31")
     run("aggregation", "assign", found["loose.txt"], "--to", "patient:18")
-    run("event", "add", "patient:18", "last_visit", "2026-02-01")
-    assert run("explain", found["loose.txt"])["retain_until"] == "2033-02-01"
+    assert run("event", "add", "patient:18", "last_visit", "2036-02-01")["new"] == 1  # it is not over yet
+    assert run("explain", found["loose.txt"])["retain_until"] == "2043-02-01"
 
 
 def test_what_comes_in_again_supersedes_and_what_comes_later_is_suspended_too(
@@ -144,7 +165,7 @@ def test_what_comes_in_again_supersedes_and_what_comes_later_is_suspended_too(
     assert [rule["standing"] for rule in run("explain", old)["rules"] if rule["rule_id"] == "visit"] == ["replaced"]
 
 
-def test_a_csv_file_is_one_change(archive: Archive, inbox: Path, run: Run, tmp_path: Path) -> None:
+def test_a_csv_file_is_one_change(archive: Archive, inbox: Path, run: Run, by_two: Run, tmp_path: Path) -> None:
     file = tmp_path / "legacy.csv"
 
     def write(*lines: str) -> Path:
@@ -162,8 +183,7 @@ def test_a_csv_file_is_one_change(archive: Archive, inbox: Path, run: Run, tmp_p
         run("event", "import", write(*rows, *bad), "--create")
     assert [line.split(":")[1] for line in str(refused.value).splitlines()[:-1]] == ["22", "23", "24"]
     assert run("aggregation", "list") == []
-    done = run("event", "import", write(*rows), "--create")
-    assert (done["new"], done["known"]) == (20, 0)
+    by_two("event", "import", write(*rows), "--create")
     again = run("event", "import", file)
     assert (again["new"], again["known"]) == (0, 20)
     with transaction(archive.connections) as conn:
@@ -179,14 +199,18 @@ def test_a_csv_file_is_one_change(archive: Archive, inbox: Path, run: Run, tmp_p
         run("event", "import", file)
 
 
-def test_legacy_dates_that_make_due_wait_for_two_people(
+def test_legacy_dates_wait_for_two_people_also_those_that_make_nothing_due_yet(
     archive: Archive, inbox: Path, clock: Callable[[], datetime], workers: Workers, run: Run, tmp_path: Path
 ) -> None:
     ingest(archive, inbox, clock, workers)
     file = tmp_path / "legacy.csv"
-    file.write_text("subject,kind,date\npatient:17,last_visit,2010-01-01\npatient:18,last_visit,2024-01-01\n")
-    with pytest.raises(Refused, match="1 records due"):
-        run("event", "import", file)
-    assert run("event", "list", "patient:18") == []
-    assert run("event", "import", file, "--propose")["kind"] == "trigger"
+    for rows in (
+        "patient:17,last_visit,2010-01-01\npatient:18,last_visit,2024-01-01\n",
+        "patient:18,last_visit,2026-11-21\n",
+    ):
+        file.write_text(f"subject,kind,date\n{rows}")
+        with pytest.raises(Refused, match="lies before the day on which it is recorded"):
+            run("event", "import", file)
+        assert run("event", "list", "patient:18") == []
+        assert run("event", "import", file, "--propose")["kind"] == "trigger"
     assert run("due")["classes"] == []

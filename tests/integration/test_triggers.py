@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from retention import aggregations, approvals, catalog, descriptors, eligibility, policy, triggers
+from retention import aggregations, approvals, catalog, descriptors, eligibility, ledger, policy, triggers
 from retention.aggregations import Aggregation
 from retention.archive import Archive, load_key, store_keys
 from retention.database import Connection, transaction
@@ -27,6 +27,17 @@ classes:
     action: destroy
     rules:
       - {id: end, trigger: "event:contract_end", period: P7Y, authority: {citation: L}}
+  - id: WHOLE
+    title: Goes as a whole
+    action: destroy
+    unit: aggregation
+    rules:
+      - {id: whole, trigger: "event:contract_end", period: P7Y, authority: {citation: L}}
+  - id: TAX
+    title: Waits for the assessment
+    action: destroy
+    rules:
+      - {id: tax, trigger: received, period: P1Y, not_before: "event:assessment_final", authority: {citation: L}}
   - id: FIRST
     title: First
     action: destroy
@@ -75,6 +86,17 @@ def due(archive: Archive, as_of: date = TODAY) -> set[UUID]:
         facts = catalog.facts_of(conn, everything)
         assert found == {one for one in everything if decide(facts[one], plan, as_of).due}
     return found
+
+
+def by_two(archive: Archive, wanted: Change, now: datetime = NOW) -> list[UUID]:
+    """The events of a change that was signed by two, in order of their days; alone it is refused."""
+    with pytest.raises(Refused, match="refusing to record it alone"):
+        change(archive, wanted, now)
+    proposal = triggers.propose(archive, wanted, now)
+    with transaction(archive.connections) as conn:
+        ledger.append(conn, triggers.take_effect(conn, archive, proposal, now), now)
+    rows = query(archive, "SELECT trigger_event_id FROM trigger_events WHERE retracts IS NULL ORDER BY effective")
+    return [UUID(str(row[0])) for row in rows]
 
 
 def query(archive: Archive, text: str, *values: object) -> list[tuple[Any, ...]]:
@@ -133,11 +155,12 @@ def test_what_makes_something_due_needs_two_people(loaded: Archive) -> None:
     one, two = record(loaded), record(loaded)
     subject = patient(loaded, one, two)
     backdated = Change((Given(subject, "contract_end", TODAY - 8 * YEAR, "letter of Mrs Cohen"),))
-    with pytest.raises(Refused, match="2 records due"):
+    with pytest.raises(Refused, match=f"before the day on which it is recorded .{TODAY - 8 * YEAR}, before {TODAY}"):
         change(loaded, backdated, NOW)
     assert query(loaded, "SELECT FROM trigger_events") == [] and due(loaded) == set()
     proposal = triggers.propose(loaded, backdated, NOW)
     assert proposal.kind is approvals.Kind.TRIGGER and "makes due 2 records" in (proposal.statement or "")
+    assert f"why       contract_end of {subject} lies before" in (proposal.statement or "")
     told = f"{proposal.payload}{proposal.statement}"
     assert "Cohen" not in told and str(TODAY - 8 * YEAR) not in told
     with transaction(loaded.connections) as conn:
@@ -149,10 +172,58 @@ def test_what_makes_something_due_needs_two_people(loaded: Archive) -> None:
         assert line(conn, loaded, subject, UUID(str(event[0])))["note"] == "letter of Mrs Cohen"
     newer = change(loaded, Change((Given(subject, "contract_end", TODAY),)), NOW)
     assert due(loaded) == set()
-    with pytest.raises(Refused, match="2 records due"):
+    with pytest.raises(Refused, match="would count from an earlier day"):
         change(loaded, Change(retractions=(Retraction(newer.ids[0]),)), NOW)
     with pytest.raises(Refused, match="no second person"):
-        triggers.propose(loaded, Change((Given(subject, "contract_end", TODAY - YEAR),)), NOW)
+        triggers.propose(loaded, Change((Given(subject, "contract_end", TODAY + YEAR),)), NOW)
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("until", [TODAY, TODAY + timedelta(1), TODAY + 40 * YEAR])
+def test_a_day_that_comes_later_needs_two_people_as_well(loaded: Archive, until: date, held: bool) -> None:
+    """With records that would be due tomorrow or in forty years, with none yet, and with a hold on them."""
+    subject = patient(loaded, *([record(loaded)] if until < TODAY + YEAR else []))
+    if held:
+        with transaction(loaded.connections) as conn:
+            hold(conn)
+    ended = date(until.year - 7, until.month, until.day) if until < TODAY + YEAR else TODAY - timedelta(1)
+    (event,) = by_two(loaded, Change((Given(subject, "contract_end", ended),)))
+    assert due(loaded, until) == set()
+    change(loaded, Change(retractions=(Retraction(event),)), NOW)  # then all is kept: one person
+    change(loaded, Change((Given(subject, "contract_end", TODAY), Given(subject, "contract_end", TODAY + YEAR))), NOW)
+    ((last,),) = query(loaded, "SELECT trigger_event_id FROM trigger_events WHERE effective = %s", TODAY + YEAR)
+    by_two(loaded, Change(retractions=(Retraction(UUID(str(last))),)))
+
+
+def hold(conn: Connection) -> None:
+    """Everything is held."""
+    conn.execute(
+        "INSERT INTO holds (hold_id, recorded_at, recorded_by, mode, review_on) VALUES (%s, %s, %s, 'static', %s)",
+        (held := uuid4(), NOW, uuid4(), TODAY + YEAR),
+    )
+    conn.execute("INSERT INTO hold_members SELECT record_id, %s, %s FROM records", (held, NOW))
+
+
+def test_an_event_that_need_only_be_there_delays_nothing(loaded: Archive) -> None:
+    """The assessment is final tomorrow: what waited for it alone is due tomorrow."""
+    one, young = record(loaded, "TAX"), record(loaded, "TAX")
+    with transaction(loaded.connections) as conn:
+        conn.execute("UPDATE records SET received = %s WHERE record_id = %s", (TODAY + 2 * YEAR, young))
+    file, other = patient(loaded, one), patient(loaded, named=Aggregation("patient", "124"))
+    by_two(loaded, Change((Given(file, "assessment_final", TODAY + timedelta(1)),)))
+    assert due(loaded) == set() and due(loaded, TODAY + timedelta(1)) == {one}
+    change(loaded, Change((Given(other, "assessment_final", TODAY),)), NOW)  # nothing waited for it
+
+
+def test_what_joins_a_closed_case_or_leaves_one_that_goes_as_a_whole(loaded: Archive) -> None:
+    closed, open_ = (patient(loaded, named=Aggregation("contract", name)) for name in ("1", "2"))
+    by_two(loaded, Change((Given(closed, "contract_end", TODAY - YEAR),)))
+    change(loaded, Change((Given(open_, "contract_end", TODAY),)), NOW)
+    one, whole, left = record(loaded), record(loaded, "WHOLE"), record(loaded, "WHOLE")
+    change(loaded, Change(members=((one, open_), (whole, open_), (left, open_))), NOW)
+    by_two(loaded, Change(members=((one, closed),)), NOW + timedelta(seconds=1))
+    with pytest.raises(Refused, match="would leave its case file, which goes as a whole"):
+        change(loaded, Change(members=((whole, patient(loaded)),)), NOW)
 
 
 def line(conn: Connection, archive: Archive, subject: UUID, event: UUID) -> dict[str, str]:
@@ -209,34 +280,33 @@ def test_latest_and_first_of_several_events_by_set_as_for_one(loaded: Archive) -
     one = record(loaded, "FIRST")
     subject = patient(loaded, one)
     days = [date(2021, 5, 1), date(2020, 5, 1), date(2022, 5, 1)]
-    done = change(loaded, Change(tuple(Given(subject, "visit", day) for day in days)), NOW)
+    first, _, _ = by_two(loaded, Change(tuple(Given(subject, "visit", day) for day in days)))
     assert due(loaded, date(2027, 5, 2)) == {one} and due(loaded, date(2027, 5, 1)) == set()
-    change(loaded, Change(retractions=(Retraction(done.ids[1]),)), NOW)
+    change(loaded, Change(retractions=(Retraction(first),)), NOW)
     assert due(loaded, date(2028, 5, 1)) == set() and due(loaded, date(2028, 5, 2)) == {one}
-    change(loaded, Change((Given(one, "visit", date(2020, 1, 1)),)), NOW)  # of the record itself: it is special now
+    by_two(loaded, Change((Given(one, "visit", date(2020, 1, 1)),)))  # of the record itself: it is special now
     assert due(loaded, date(2027, 1, 2)) == {one}
 
 
-def test_a_suspension_adds_its_days_and_a_resumption_that_makes_due_needs_two(loaded: Archive) -> None:
+@pytest.mark.parametrize("last", [date(2026, 1, 10), TODAY, TODAY + YEAR])
+def test_a_suspension_adds_its_days_and_its_end_needs_two(loaded: Archive, last: date) -> None:
     one = record(loaded)
     subject = patient(loaded, one)
-    change(loaded, Change((Given(subject, "contract_end", date(2020, 1, 1)),)), NOW)  # until 2027-01-01
+    by_two(loaded, Change((Given(subject, "contract_end", date(2020, 1, 1)),)))  # until 2027-01-01
     start = Change(suspensions=((subject, date(2026, 1, 1), "litigation"),))
     change(loaded, start, NOW)
     change(loaded, start, NOW)
-    assert due(loaded, date(2030, 1, 1)) == set()
+    assert due(loaded, date(2040, 1, 1)) == set()
     ((suspension,),) = query(loaded, "SELECT suspension_id FROM suspensions")
-    late = datetime(2029, 1, 1, tzinfo=UTC)
-    end = Change(resumptions=((UUID(str(suspension)), date(2026, 1, 10)),))
-    with pytest.raises(Refused, match="1 records due"):
-        change(loaded, end, late)
-    change(loaded, end, NOW)
-    assert due(loaded, date(2027, 1, 11)) == set() and due(loaded, date(2027, 1, 12)) == {one}
+    end = Change(resumptions=((UUID(str(suspension)), last),))
+    by_two(loaded, end)
+    until = date(2027, 1, 1) + (last - date(2025, 12, 31))
+    assert due(loaded, until) == set() and due(loaded, until + timedelta(1)) == {one}
     with pytest.raises(Refused, match="again"):
         change(loaded, end, NOW)
     newcomer = record(loaded)
-    patient(loaded, newcomer)
-    assert due(loaded, date(2027, 1, 12)) == {one, newcomer}
+    by_two(loaded, Change(members=((newcomer, subject),)))
+    assert due(loaded, until + timedelta(1)) == {one, newcomer}
 
 
 def test_facts_as_they_were_known(loaded: Archive) -> None:
@@ -246,9 +316,9 @@ def test_facts_as_they_were_known(loaded: Archive) -> None:
         aggregations.ensure(conn, loaded, [PATIENT], NOW)
     subject = aggregations.identity(loaded.safe, PATIENT)
     change(loaded, Change(members=((one, subject),)), days[1])
-    done = change(loaded, Change((Given(subject, "contract_end", date(2026, 1, 1)),)), days[2])
+    (event,) = by_two(loaded, Change((Given(subject, "contract_end", date(2026, 1, 1)),)), days[2])
     change(loaded, Change(suspensions=((one, date(2026, 2, 1), "audit"),)), days[3])
-    change(loaded, Change(retractions=(Retraction(done.ids[0]),)), days[4])
+    change(loaded, Change(retractions=(Retraction(event),)), days[4])
     with transaction(loaded.connections) as conn:
         seen = [catalog.facts(conn, one, day) for day in days]
         assert catalog.facts(conn, one) == seen[-1]
