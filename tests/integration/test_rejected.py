@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -22,6 +23,7 @@ from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from retention.reports.model import Status
 from tests.archive_builder import KEYS, enrol, load
+from tests.breaking import Broken, at, breaks
 from tests.deposits import Doc, batch, detain
 
 Clock = Callable[[], datetime]
@@ -152,6 +154,28 @@ def test_what_the_vault_keeps_is_tried_again(ready: Archive, clock: Clock) -> No
     assert kept(ready, [one, two]) == [(False, True), (False, False)]
     assert rejected.sweep(ready, now) == (1, {})
     assert kept(ready, [one]) == [(False, False)]
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+@pytest.mark.parametrize("what", ["connections", "vault"])
+def test_whatever_breaks_it_ends_as_if_nothing_had(ready: Archive, clock: Clock, what: str, persisted: bool) -> None:
+    def flow(archive: Archive, now: datetime) -> None:
+        if proposal := rejected.propose(archive, now):
+            sign(archive, proposal.id, now)
+        rejected.sweep(archive, now)
+
+    for nth in itertools.count(1):
+        (document,) = reject(ready, clock, f"document {nth}")
+        writes, now = at(nth, persisted=persisted), clock() + timedelta(days=30)
+        try:
+            flow(replace(ready, **{what: breaks(ready, what, writes)}), now)
+        except Broken:
+            flow(ready, now)
+        assert kept(ready, [document]) == [(False, False)]
+        assert events(ready, document) == ["qua", "qua", "dea", "del"]
+        if not writes.broke:
+            break
+    assert nth == (2 if what == "vault" else 5)  # one erasure; a proposal, two signatures, an end
 
 
 def test_a_released_document_goes_with_its_record(ready: Archive, clock: Clock) -> None:
