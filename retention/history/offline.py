@@ -118,8 +118,12 @@ def _plausible(folder: Path, size: int) -> bool:
     if size == 0:
         return True
     last = tiles.in_tree(size, 0, (size - 1) // WIDTH)
-    full = Tile(0, last.index)
-    return any((folder / tile.path).is_file() for tile in (last, last.entries, full, full.entries))
+    for tile in (Tile(0, last.index), Tile(ENTRIES, last.index)):
+        full = folder / tile.path
+        partial = full.with_name(f"{full.name}.p").glob("*")  # wider ones have them too
+        if full.is_file() or any(path.name.isdecimal() and int(path.name) >= last.width for path in partial):
+            return True
+    return False
 
 
 def _check_notes(
