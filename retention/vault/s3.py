@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 LEARN_UP_TO = 1024 * 1024  # bytes sent a second time, once a process, to see whether the store honours conditions
+_LOOKS = 5  # for the version of an object that others replace: the one that was listed may go before it is read
 
 
 def ensure_bucket(url: str, *, lock: bool = True, access_key: str | None = None, secret_key: str | None = None) -> None:
@@ -152,11 +153,12 @@ class S3Vault:
         return seen
 
     def open(self, key: str, version: str = "") -> BinaryIO:
-        at = self._at(key, version or self._first_or_absent(key))
-        answer = attempt_unless(ABSENT, self._place, f"open {key}", partial(self._client.get_object, **at))
-        if isinstance(answer, str):
-            raise self._absent(key, version)
-        return io.BufferedReader(_Body(self._place, key, answer["Body"]), CHUNK)
+        for _ in range(1 if version else _LOOKS):
+            at = self._at(key, version or self._first_or_absent(key))
+            answer = attempt_unless(ABSENT, self._place, f"open {key}", partial(self._client.get_object, **at))
+            if not isinstance(answer, str):
+                return io.BufferedReader(_Body(self._place, key, answer["Body"]), CHUNK)
+        raise self._absent(key, version)
 
     def stat(self, key: str, version: str = "") -> Stored:
         return self._stat(key, version or self._first_or_absent(key))[0]
