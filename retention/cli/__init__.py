@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retention.cli import approvals, disposition, events, holds, requests, schedule
+from retention.cli import approvals, disposition, events, holds, ledger, requests, schedule
 from retention.cli.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, now, opened, table, tell
 from retention.config import workspace
 from retention.errors import UsageError
@@ -39,6 +39,9 @@ app.add_typer(requests.app, name="request")
 app.command("destroyed")(requests.destroyed)
 app.add_typer(disposition.app, name="disposition")
 app.add_typer(approvals.app, name="approval")
+app.add_typer(ledger.app, name="ledger")
+app.command("verify")(ledger.verify)
+app.command("proof")(ledger.proof)
 app.add_typer(approvals.approver_app, name="approver")
 
 

@@ -30,7 +30,7 @@ from retention.errors import Damaged, NotFound, Refused
 from retention.history import keys
 from retention.history.keys import LogKey
 from retention.tlog import checkpoint, tiles
-from retention.tlog.checkpoint import Checkpoint
+from retention.tlog.checkpoint import Checkpoint, Opened
 from retention.tlog.tiles import Tile
 from retention.vault.base import Lock, LockMode, Vault
 
@@ -73,6 +73,12 @@ def publish(archive: Archive, now: datetime) -> Published:
 
 def newest(vault: Vault, known: Iterable[LogKey]) -> Checkpoint | None:
     """The newest published checkpoint, signed by one of the log's keys; None if there is none. Raises Damaged."""
+    opened = newest_signed(vault, known)
+    return opened.checkpoint if opened else None
+
+
+def newest_signed(vault: Vault, known: Iterable[LogKey]) -> Opened | None:
+    """The same, with its note."""
     known = list(known)
     try:
         with vault.open(CHECKPOINT) as file:
@@ -80,7 +86,7 @@ def newest(vault: Vault, known: Iterable[LogKey]) -> Checkpoint | None:
     except NotFound:
         return None
     verifiers = [key.verifier for key in known]
-    return checkpoint.open_signed(data, known[0].origin, verifiers, what=CHECKPOINT).checkpoint
+    return checkpoint.open_signed(data, known[0].origin, verifiers, what=CHECKPOINT)
 
 
 def read_tile(vault: Vault, tile: Tile) -> bytes:

@@ -1,0 +1,316 @@
+"""`muniment ledger …`, `muniment verify`, `muniment proof`: the history as others check it.
+
+Rules of this module: those of retention.cli, and:
+- `verify --offline`, `proof --check` and `ledger cosign` are for machines that have neither workspace nor services:
+  they open none, and import no client of one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retention.cli.command import answer, identifier, now, opened, progress, table, tell, visible
+from retention.errors import UsageError
+
+if TYPE_CHECKING:
+    from retention.history.keys import LogKey
+    from retention.history.proving import Checked
+    from retention.tlog.note import Verifier
+
+app = typer.Typer(no_args_is_help=True, help="The ledger: its keys, its publication, copies and witnesses of it.")
+
+KeysOption = Annotated[
+    list[str] | None, typer.Option("--key", metavar="VKEY", help="A public key of the log, as `ledger key` prints it.")
+]
+
+
+# ---------------------------------------------------------------- keys
+
+
+@app.command("init")
+def ledger_init(
+    context: typer.Context,
+    origin: Annotated[str, typer.Option(metavar="NAME", help="The log's name for ever: records.example.org/ledger.")],
+) -> None:
+    """Make the key that signs the ledger. Give its public half (vkey) to the auditor."""
+    from retention.history import keys
+
+    with opened(context.obj) as archive:
+        made = keys.create(archive, origin, now())
+        _answer_key(context, made, archive.settings.keys)
+
+
+@app.command("rotate")
+def ledger_rotate(context: typer.Context) -> None:
+    """Make the next key; the present one hands over to it by an event that it signs."""
+    from retention.history import keys
+
+    with opened(context.obj) as archive:
+        made = keys.rotate(archive, now())
+        _answer_key(context, made, archive.settings.keys)
+
+
+def _answer_key(context: typer.Context, key: LogKey, folder: Path) -> None:
+    file = str(folder / key.kept_in.removeprefix("file:"))
+    value = {"number": key.number, "origin": key.origin, "vkey": key.verifier.vkey, "file": file}
+    answer(context.obj, value, lambda: table(["", ""], [[name, str(said)] for name, said in value.items()]))
+
+
+@app.command("key")
+def ledger_key(context: typer.Context) -> None:
+    """Every public key of the log; the last one signs."""
+    from retention.database import transaction
+    from retention.history import keys
+
+    with opened(context.obj) as archive, transaction(archive.connections) as conn:
+        keys.current(conn)
+        known = keys.all_keys(conn)
+    value = {
+        "origin": known[0].origin,
+        "keys": [{"number": k.number, "vkey": k.verifier.vkey, "kept_in": k.kept_in} for k in known],
+    }
+
+    def people() -> None:
+        for key in known:
+            print(key.number, key.verifier.vkey)
+
+    answer(context.obj, value, people)
+
+
+# ---------------------------------------------------------------- publishing and copies
+
+
+@app.command("publish")
+def ledger_publish(context: typer.Context) -> None:
+    """Publish what the ledger has to the vault, with a signed checkpoint."""
+    from retention.history import publishing
+
+    with opened(context.obj) as archive:
+        done = publishing.publish(archive, now())
+    value = {"size": done.size, "root": done.root.hex(), "before": done.before, "tiles": done.tiles}
+
+    def people() -> None:
+        print(f"{done.size:,} events are published, {done.size - done.before:,} of them now, in {done.tiles:,} files")
+        print(f"root {done.root.hex()}")
+
+    answer(context.obj, value, people)
+
+
+@app.command("export")
+def ledger_export(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or that of a former export.")],
+    everything: Annotated[bool, typer.Option("--all", help="Read again what is there with the same size.")] = False,
+) -> None:
+    """Copy the published ledger to a folder for the auditor. Exits 1 if the vault lacks some of it."""
+    from retention.history import export
+
+    with opened(context.obj) as archive, progress("files of the ledger") as show:
+        done = export.export(archive, folder, show, everything)
+    value = {
+        "path": str(folder),
+        "size": done.size,
+        "root": done.root.hex(),
+        "files": done.files,
+        "copied": done.copied,
+        "bytes": done.bytes,
+        "missing": done.missing,
+    }
+
+    def people() -> None:
+        print(
+            f"{folder}: {done.size:,} events in {done.files:,} files, {done.copied:,} copied now, {done.bytes:,} bytes"
+        )
+        for key in done.missing:
+            print(f"missing in the vault: {key}")
+
+    answer(context.obj, value, people)
+    if done.missing:
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------- checks, on any machine
+
+
+def verify(
+    context: typer.Context,
+    offline: Annotated[
+        Path | None, typer.Option("--offline", metavar="DIR", help="An exported ledger; nothing else is read.")
+    ] = None,
+    keys: KeysOption = None,
+) -> None:
+    """Check the whole history. With --offline DIR --key VKEY: no server, no database, no network.
+
+    Exits 1 if a single byte is not as it was signed, and names it."""
+    if offline is None:
+        raise UsageError(
+            "verify: expected --offline DIR --key VKEY, an exported ledger and the log's public key. "
+            "`muniment ledger export DIR` makes one, `muniment ledger key` prints the other."
+        )
+    from retention.history.offline import verify as check
+
+    trusts = _verifiers(keys)
+    with progress("entries verified") as show:
+        found = check(offline, trusts, show)
+    value = {
+        "ok": found.ok,
+        "origin": trusts[0].name,
+        "size": found.size,
+        "root": found.root.hex(),
+        "signed_by": [str(key) for key in found.signed_by],
+        "checkpoints": found.checkpoints,
+        "problems": [{"path": problem.path, "said": problem.said} for problem in found.problems],
+        "more": found.more,
+    }
+
+    def people() -> None:
+        for problem in found.problems:
+            print(visible(str(problem)))
+        if found.more:
+            print(f"and {found.more:,} more")
+        said = "whole" if found.ok else f"NOT AS IT WAS SIGNED, {len(found.problems) + found.more:,} problems"
+        print(f"{trusts[0].name}: {found.size:,} events, {found.checkpoints:,} signed checkpoints: {said}")
+        print(f"root {found.root.hex()}" + "".join(f", signed by {key}" for key in found.signed_by))
+
+    answer(context.obj, value, people)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def proof(
+    context: typer.Context,
+    record: Annotated[str | None, typer.Argument(metavar="RECORD")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where it is written.")] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option("--split", metavar="DIR", help="For other clients: <position>.json and <position>.tlog-proof."),
+    ] = None,
+    check: Annotated[Path | None, typer.Option("--check", metavar="FILE", help="Check one instead, offline.")] = None,
+    keys: KeysOption = None,
+) -> None:
+    """The published events of one record, each with its proof; or, with --check FILE --key VKEY, whether they hold."""
+    if (record is None) == (check is None):
+        raise UsageError(
+            "proof: expected either RECORD, whose proof is wanted, or --check FILE, which is to be checked."
+        )
+    if check is not None:
+        _check(context, check, _verifiers(keys))
+        return
+    if output is None and split is None:
+        raise UsageError("proof: expected where to write it, -o FILE (or --split DIR).")
+    from retention.history import proving
+
+    with opened(context.obj) as archive:
+        made = proving.prove(archive, identifier(str(record)))
+    if output is not None:
+        output.write_bytes(made.encode())
+    if split is not None:
+        proving.split(made, split)
+    if made.unpublished:
+        tell(f"{made.unpublished:,} newer events are not published yet, and not in it: `muniment ledger publish`.")
+    paths = [str(path) for path in (output, split) if path is not None]
+    value = {
+        "record": str(made.record),
+        "origin": made.origin,
+        "size": made.size,
+        "events": [one.position for one in made.events],
+        "unpublished": made.unpublished,
+        "paths": paths,
+    }
+
+    def people() -> None:
+        written = " and ".join(paths)
+        print(f"{written}: {len(made.events):,} events of {made.record}, proven in the {made.size:,} of {made.origin}")
+
+    answer(context.obj, value, people)
+
+
+def _check(context: typer.Context, file: Path, trusts: list[Verifier]) -> None:
+    from retention.history import proving
+
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{file}: not there. `muniment proof RECORD -o {file}` writes one.") from None
+    found = proving.check(data, trusts, str(file))
+    ok = not found.problems
+    value = {
+        "ok": ok,
+        "record": found.record,
+        "origin": found.origin,
+        "size": found.size,
+        "root": found.root.hex(),
+        "signed_by": [str(key) for key in found.signed_by],
+        "events": found.events,
+        "problems": [{"path": place, "said": said} for place, said in found.problems],
+    }
+
+    def people() -> None:
+        _print_events(found)
+        for place, said in found.problems:
+            print(visible(f"{place}: {said}"))
+        said = "proven" if ok else f"NOT PROVEN, {len(found.problems):,} problems"
+        print(f"{found.record}: {len(found.events):,} events in the {found.size:,} of {found.origin}: {said}")
+
+    answer(context.obj, value, people)
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _print_events(found: Checked) -> None:
+    for event in found.events:
+        print(visible(f"{event['position']:>12,}  {event['time']}  {event['type']}  {event['outcome']}"))
+
+
+def _verifiers(keys: list[str] | None) -> list[Verifier]:
+    from retention.tlog.note import parse_vkey
+
+    if not keys:
+        raise UsageError(
+            "expected --key VKEY, a public key of the log: `muniment ledger key` prints it on its machine."
+        )
+    return [parse_vkey(key) for key in keys]
+
+
+# ---------------------------------------------------------------- the auditor's witness
+
+
+@app.command("cosign")
+def ledger_cosign(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported ledger.")],
+    key_file: Annotated[Path, typer.Option("--key-file", metavar="FILE", help="The witness's private key.")],
+    state: Annotated[Path, typer.Option("--state", metavar="FILE", help="What the witness remembers.")],
+    init: Annotated[
+        str | None, typer.Option("--init", metavar="NAME", help="Make the witness first: auditor.example.org/witness.")
+    ] = None,
+    keys: KeysOption = None,
+) -> None:
+    """Cosign the checkpoint of an exported ledger, if it extends the last one that this witness saw.
+
+    For the auditor's own machine. The log's --key is needed the first time, and after the log took another."""
+    from retention.history import witness
+
+    trusts = _verifiers(keys) if keys or init else []
+    if init is not None:
+        witness.create(folder, key_file, state, init, trusts)
+    done = witness.cosign(folder, key_file, state, trusts, int(now().timestamp()))
+    head = done.checkpoint
+    value: dict[str, Any] = {
+        "origin": head.origin,
+        "size": head.size,
+        "root": head.root.hex(),
+        "finding": done.verdict.finding.value,
+        "witness": done.witness.vkey,
+        "cosignature": str(done.signature).rstrip("\n"),
+    }
+
+    def people() -> None:
+        print(f"{folder / 'checkpoint'}: {done.verdict.reason}")
+        print(value["cosignature"])
+        print(f"witness {done.witness.vkey}")
+
+    answer(context.obj, value, people)
