@@ -15,7 +15,7 @@ ARGS   ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test check bench bench-retention clean lock
+.PHONY: help setup run up down test check bench bench-retention bench-ledger clean lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-retention: setup ## what retention takes at size: make bench-retention REC
 	RECORDS=$(or $(RECORDS),1000000) $(BIN)/python -m tests.bench.eligibility
 	RECORDS=$(or $(RECORDS),1000000) $(BIN)/python -m tests.bench.whatif
 	DUE=$(or $(DUE),20000) $(BIN)/python -m tests.bench.disposition
+
+bench-ledger: setup ## append, verify and prove at size: make bench-ledger ENTRIES=1000000
+	ENTRIES=$(or $(ENTRIES),1000000) $(BIN)/python -m tests.bench.ledger
 
 clean: ## stop the services, delete the workspace ./var, caches and .venv
 	test ! -x $(BIN)/muniment || $(BIN)/muniment down
