@@ -4,7 +4,8 @@ Rules of this module:
 - A proposal is a statement in words and digests. Each person signs exactly that text with an SSH key of her own
   (retention.signatures); software counts as none, and `--agent` only says on whose behalf something is asked.
 - It takes effect in the transaction of the last signature that it needs, or not at all. That two different people
-  signed the same statement is a constraint of the database (`proposals_two_people`), not of this code.
+  signed the same statement is a constraint of the database (`proposals_two_people`), not of this code. So is that what
+  was proposed, read and decided stays as it is (`proposals_stay_as_signed`).
 - A proposal that is not decided within its term expires; nothing is approved by silence.
 - Approvers: the first enrols herself, the second is enrolled by the first's signature, every later one by two. A
   key is revoked by two, and two must be left: there is no switch that turns two people into one. An office of one

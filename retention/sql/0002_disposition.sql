@@ -157,6 +157,26 @@ ALTER TABLE proposals
 CREATE TRIGGER signatures_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON signatures
     FOR EACH STATEMENT EXECUTE FUNCTION history_is_append_only();
 
+-- What was proposed stays as it was, what people read stays as they read it (a plan is worded when its review is
+-- over), who signed stays, and what is decided is decided once. (TRUNCATE would take signatures along, and is refused.)
+CREATE FUNCTION proposals_stay() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE'
+       OR (NEW.proposal_id, NEW.kind, NEW.proposed_at, NEW.proposed_by, NEW.expires_at, NEW.payload) IS DISTINCT FROM
+          (OLD.proposal_id, OLD.kind, OLD.proposed_at, OLD.proposed_by, OLD.expires_at, OLD.payload)
+       OR (OLD.statement IS NOT NULL AND (NEW.statement, NEW.digest, NEW.signers_needed) IS DISTINCT FROM
+                                         (OLD.statement, OLD.digest, OLD.signers_needed))
+       OR coalesce(OLD.first_signer <> NEW.first_signer, OLD.first_signer IS NOT NULL AND NEW.first_signer IS NULL)
+       OR coalesce(OLD.second_signer <> NEW.second_signer, OLD.second_signer IS NOT NULL AND NEW.second_signer IS NULL)
+       OR (OLD.state <> 'open' AND NEW IS DISTINCT FROM OLD) THEN
+        RAISE EXCEPTION 'refusing to % proposal %: what people sign stays as it is', lower(TG_OP), OLD.proposal_id
+            USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'proposals_stay_as_signed';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER proposals_stay_as_signed AFTER UPDATE OR DELETE ON proposals
+    FOR EACH ROW EXECUTE FUNCTION proposals_stay();
+
 -- ---------------------------------------------------------------- disposition
 
 -- A plan is a proposal of kind 'disposition'. Its items never change but for what was decided and what became of them.

@@ -180,6 +180,61 @@ def test_the_database_itself_wants_two_signatures_of_one_statement(
         conn.execute(broken)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "UPDATE proposals SET payload = payload || ' '",
+        "UPDATE proposals SET payload = NULL",
+        "UPDATE proposals SET statement = s, digest = sha256(s::bytea) FROM (SELECT 'Release everything.' AS s) AS n",
+        "UPDATE proposals SET statement = NULL, digest = NULL",
+        "UPDATE proposals SET kind = 'hold-release'",
+        "UPDATE proposals SET signers_needed = 3",
+        "UPDATE proposals SET expires_at = expires_at + interval '1 year'",
+        "UPDATE proposals SET proposed_by = gen_random_uuid()",
+        "DELETE FROM proposals",
+        "TRUNCATE proposals CASCADE",
+    ],
+)
+def test_what_people_read_stays_as_they_read_it(enrolled: Archive, clock: Clock, broken: str) -> None:
+    found = propose(enrolled, clock)
+    with pytest.raises(psycopg.errors.IntegrityError) as caught, transaction(enrolled.connections) as conn:
+        conn.execute(broken.encode())
+    constraint = caught.value.diag.constraint_name
+    assert constraint == "proposals_stay_as_signed" or (constraint is None and "append-only" in str(caught.value))
+    for key in (RUTH, DAN):
+        sign(enrolled, found, key, clock, [])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "UPDATE proposals SET state = 'open', decided_at = NULL",
+        "UPDATE proposals SET state = 'withdrawn'",
+        "UPDATE proposals SET decided_at = decided_at - interval '1 day'",
+        "UPDATE proposals SET first_signer = second_signer, second_signer = first_signer",
+        "UPDATE proposals SET third_signer = first_signer",
+    ],
+)
+def test_what_is_decided_is_decided_once(enrolled: Archive, clock: Clock, broken: str) -> None:
+    found = propose(enrolled, clock)
+    for key in (RUTH, DAN):
+        sign(enrolled, found, key, clock, [])
+    with (
+        pytest.raises(psycopg.errors.IntegrityError, match="stays as it is"),
+        transaction(enrolled.connections) as conn,
+    ):
+        conn.execute(broken.encode())
+
+
+def test_who_signed_stays(enrolled: Archive, clock: Clock) -> None:
+    found = propose(enrolled, clock)
+    sign(enrolled, found, RUTH, clock, [])
+    for broken in ("NULL", "(SELECT person_id FROM approvers WHERE person_id <> first_signer LIMIT 1)"):
+        with pytest.raises(psycopg.errors.IntegrityError), transaction(enrolled.connections) as conn:
+            conn.execute(f"UPDATE proposals SET first_signer = {broken}".encode())
+    sign(enrolled, found, DAN, clock, [])
+
+
 def test_events_name_nobody(enrolled: Archive, clock: Clock) -> None:
     found = propose(enrolled, clock)
     for key in (RUTH, DAN):

@@ -212,7 +212,9 @@ def test_another_payload_in_the_place_of_the_one_that_is_signed(ready: Archive, 
         holds.place(ready, Scope(classes=(name,)), Mode.DYNAMIC, MATTER, clock()).hold_id for name in ("SHORT", "LONG")
     )
     proposal = holds.propose_release(ready, one, clock())
-    rows(ready, "UPDATE proposals SET payload = %s RETURNING 1", json.dumps({"hold": str(two)}))
+    with transaction(ready.connections) as conn:  # by who owns the database, past the trigger that forbids it
+        conn.execute("ALTER TABLE proposals DISABLE TRIGGER proposals_stay_as_signed")
+        conn.execute("UPDATE proposals SET payload = %s", (json.dumps({"hold": str(two)}),))
     armored = signatures.sign(KEYS["Ruth Levi"], (proposal.statement or "").encode())
     with pytest.raises(Damaged, match="not what its statement says"):
         approvals.sign(ready, proposal.id, armored, clock(), EFFECTS)
