@@ -22,7 +22,7 @@ from retention.database import transaction
 from retention.disposition import certificate, execution, proposing, reviewing, transfers
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.effects import EFFECTS
-from retention.errors import Damaged, ServiceUnavailable
+from retention.errors import Damaged, Refused, ServiceUnavailable
 from retention.holds import Matter
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
@@ -218,3 +218,27 @@ def test_another_payload_in_the_place_of_the_one_that_is_signed(ready: Archive, 
     armored = signatures.sign(KEYS["Ruth Levi"], (proposal.statement or "").encode())
     with pytest.raises(Damaged, match="not what its statement says"):
         approvals.sign(ready, proposal.id, armored, clock(), EFFECTS)
+
+
+def test_a_hold_by_a_reviewer_is_of_what_is_entered_as_held(
+    ready: Archive, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody ends the stage between the two: what was decided in it is open again in the next, and not held."""
+    one, two = capture_all(ready, [Document("STAGED", "one"), Document("STAGED", "two")], clock, tmp_path / "in")
+    plan_id = proposing.propose(ready, clock()).plan
+    assert plan_id is not None
+    approve, hold = Decided(Decision.APPROVE), Decided(Decision.HOLD, matter=MATTER)
+    reviewing.review(ready, plan_id, Selection(records=(one,)), approve, clock())
+    place = holds.place
+
+    def meanwhile(*given: Any) -> Any:
+        reviewing.review(ready, plan_id, Selection(records=(two,)), approve, clock())
+        return place(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(Refused, match="somebody decided in it meanwhile"):
+        patched.setattr(holds, "place", meanwhile)
+        reviewing.review(ready, plan_id, Selection(everything=True), hold, clock())
+    assert rows(ready, "SELECT record_id FROM hold_members") == [(two,)]  # more is kept, never less
+    assert rows(ready, "SELECT FROM plan_items WHERE decision = 'hold'") == []
+    assert reviewing.review(ready, plan_id, Selection(everything=True), hold, clock()) == 2
+    assert {row[0] for row in rows(ready, "SELECT record_id FROM hold_members")} == {one, two}

@@ -93,6 +93,7 @@ def test_what_is_due_earlier_needs_two_people(archive: Archive, clock: Clock, tm
     assert len(versions(archive)) == 1
     waiting = policy.propose(archive, SHORTER, "plan.yaml", clock())
     assert policy.propose(archive, SHORTER, "plan.yaml", clock()).id == waiting.id  # the same, not another
+    assert policy.propose(archive, SHORTER, "plan.yaml", waiting.expires_at).id != waiting.id  # its term is over
     assert "class FREE, rule free" in (waiting.statement or "")
     for name, count in (("Ruth Levi", 1), ("Ruth Levi", 1), ("Dan Cohen", 2)):
         armored = signatures.sign(KEYS[name], (waiting.statement or "").encode())
