@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from hashlib import sha256
+from typing import Any
 from uuid import UUID, uuid4
 
-from retention import capture, policy, runs
+from retention import capture, holds, ledger, policy, runs
+from retention.approvals import Proposal
 from retention.archive import Archive
 from retention.database import transaction
 from retention.errors import NotFound
@@ -118,6 +121,21 @@ def detain(archive: Archive, doc: Doc, source: str = "inbox") -> UUID:
     kept = Detained(record_id, one.path, one.sha256, one.size, one.description)
     capture.capture(archive, Batch(made.run_id, 0, quarantined=((made.admitted[0].sighting, kept),)), lambda: now)
     return record_id
+
+
+def release(archive: Archive, hold_id: UUID, now: datetime | None = None) -> Mapping[str, Any]:
+    """Release a hold as its two signatures do; what its event says."""
+    at = now or datetime.now(UTC)
+    return released(archive, holds.propose_release(archive, hold_id, at), at)
+
+
+def released(archive: Archive, proposal: Proposal, now: datetime | None = None) -> Mapping[str, Any]:
+    """The same, for a proposal."""
+    at = now or datetime.now(UTC)
+    with transaction(archive.connections) as conn:
+        (event,) = holds.take_effect(conn, archive, proposal, at)
+        ledger.append(conn, [event], at)
+    return event.detail
 
 
 def file_under(archive: Archive, name: str, *records: UUID) -> UUID:

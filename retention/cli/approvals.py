@@ -79,10 +79,12 @@ def approval_show(
 
 
 def _means(conn: Connection, archive: Archive, found: Proposal) -> list[str]:
-    """What is sealed in a proposal, in words: dates and notes of events, which its statement does not hold."""
+    """What a statement does not hold: dates and notes of events, which are sealed; what a hold has by now."""
     from retention import triggers
     from retention.approvals import Kind
 
+    if found.kind is Kind.HOLD_RELEASE:
+        return [_freed(conn, found)]
     if found.state != "open" or found.kind not in (Kind.TRIGGER, Kind.RETRACTION, Kind.RESUMPTION):
         return []
     meant = triggers.meant(conn, archive, found)
@@ -92,13 +94,39 @@ def _means(conn: Connection, archive: Archive, found: Proposal) -> list[str]:
     ]
 
 
+def _freed(conn: Connection, found: Proposal) -> str:
+    """What the release of a hold frees, or freed, in words."""
+    from retention.holds import register
+
+    freed = register.freed(conn, UUID(found.content["hold"]), found.proposed_at)
+    frees = "freed" if found.state == "approved" else "frees now"
+    others = f"{freed.still_held:,} of them still held by others"
+    return f"{frees}: {freed.records:,} records, {others}; {freed.since:,} came under it since this was proposed"
+
+
 @app.command("sign")
 def approval_sign(
     context: typer.Context, proposal: str, key: KeyOption = None, signature: SignatureOption = None
 ) -> None:
     """Sign one proposal; the last signature that is needed puts it into effect."""
+    from retention.approvals import Kind
+    from retention.database import transaction
+
     found = sign(context.obj, identifier(proposal), key, signature)
-    _tell(context.obj, found)
+    means = []
+    if found.kind is Kind.HOLD_RELEASE:
+        with opened(context.obj) as archive, transaction(archive.connections) as conn:
+            means = [_freed(conn, found)]
+
+    def people() -> None:
+        if found.state == "approved":
+            print(f"{found.kind} {found.id} is approved and in effect")
+        else:
+            print(f"{found.kind} {found.id}: {len(found.signers)} of {found.needed} signatures")
+        for line in means:
+            print(line)
+
+    answer(context.obj, shown(found) | {"means": means}, people)
 
 
 @app.command("withdraw")
@@ -177,16 +205,6 @@ def shown(found: Proposal) -> dict[str, Any]:
         "needed": found.needed,
         "statement": found.statement,
     }
-
-
-def _tell(chosen: Options, found: Proposal) -> None:
-    def people() -> None:
-        if found.state == "approved":
-            print(f"{found.kind} {found.id} is approved and in effect")
-        else:
-            print(f"{found.kind} {found.id}: {len(found.signers)} of {found.needed} signatures")
-
-    answer(chosen, shown(found), people)
 
 
 # ---------------------------------------------------------------- who may sign

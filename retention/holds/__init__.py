@@ -11,10 +11,14 @@ Rules of this module:
 - A member's whole family is held: its parents, and their children, at any depth.
 - Members are counted by hold: a record is frozen until each of its holds is released.
 - A static hold has what matched when it was placed, a dynamic one also what arrives or changes later (`arrived`).
-  Placing the same hold again adds what matches now, and never takes anything away.
+  Placing the same hold again adds what matches now, and never takes anything away. Nor does reading what could not
+  be read: what a hold had in quarantine stays with it as the record that it becomes.
 - Matter, authority and scope are what a person wrote: a sealed line under a key of its own. Events have ids,
   numbers and a digest of the members.
-- The release of a hold needs two people.
+- The release of a hold needs two people. They sign which members it has: by number and digest where it is static,
+  and who finds more in it by then frees nothing. A dynamic hold grows while they sign, and is released because its
+  matter has ended: the statement says that what came under it meanwhile goes free too, and the event how much that
+  was.
 """
 
 from __future__ import annotations
@@ -86,16 +90,6 @@ class _Taken:
     unsearchable: int
     too_late: tuple[UUID, ...]
     ids: tuple[UUID, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """What a release did; the event is for the caller to append."""
-
-    hold_id: UUID
-    released: int
-    still_held: int  # of them, by other holds
-    event: Event
 
 
 # ---------------------------------------------------------------- who waits for whom
@@ -282,26 +276,45 @@ def arrived(
     """Hold what dynamic holds say of these records or quarantined documents; the events are for the caller to append.
 
     For the transaction that captures them, or changes description, class, labels or aggregation of them, after
-    it wrote all of that; it took `shared` first. `releasing` is the quarantined document that became one of them:
-    the holds that had it, static ones too, judge the record. Costs one query where no hold is dynamic."""
-    query: LiteralString = "SELECT hold_id FROM holds WHERE mode = 'dynamic' AND released_at IS NULL"
-    if releasing is not None:
-        query += " UNION SELECT hold_id FROM hold_quarantined WHERE quarantine_id = %(releasing)s"
-    events: list[Event] = []
-    for (hold_id,) in conn.execute(query, {"releasing": releasing}).fetchall():
+    it wrote all of that; it took `shared` first. `releasing` is the quarantined document that became them: they are
+    members of the holds that had it. Costs one query where no hold is dynamic."""
+    events = [] if releasing is None else list(_follow(conn, archive, releasing, subjects, now))
+    query = "SELECT hold_id FROM holds WHERE mode = 'dynamic' AND released_at IS NULL"
+    for (hold_id,) in conn.execute(query).fetchall():
         scope = _scope(archive, conn, hold_id)
-        if releasing is not None and releasing in scope.records:
-            scope = replace(scope, records=(*scope.records, *subjects))
         named = resolve(conn, archive.safe, scope)
         taken = _take_in(conn, hold_id, predicate(scope, named), now, subjects)
         apart = _take_in_quarantined(conn, hold_id, quarantined(scope, named), now, subjects)
-        if held := [*taken.ids, *apart]:
-            flags.want(conn, held, hold_id, now)
-            for start in range(0, len(held), _AT_ONCE):
-                part = held[start : start + _AT_ONCE]
-                detail = {"hold": str(hold_id), "arrived": len(part)}
-                events.append(Event("poa", now, archive.agent, (hold_id, *part), detail=detail))
+        events += _joined(conn, archive, hold_id, [*taken.ids, *apart], now)
     return events
+
+
+def _follow(
+    conn: Connection, archive: Archive, document: UUID, records: Sequence[UUID], now: datetime
+) -> Iterator[Event]:
+    """Every hold on a document in quarantine becomes one on these records; its bytes there are a copy from now on."""
+    rows = conn.execute(
+        """WITH had AS (DELETE FROM hold_quarantined WHERE quarantine_id = %(document)s RETURNING hold_id, recorded_at),
+                ended AS (INSERT INTO hold_members_released (record_id, hold_id, recorded_at, released_at)
+                          SELECT %(document)s, hold_id, recorded_at, %(now)s FROM had)
+           INSERT INTO hold_members (record_id, hold_id, recorded_at)
+           SELECT record_id, hold_id, %(now)s FROM had CROSS JOIN records WHERE record_id = ANY(%(records)s)
+        RETURNING hold_id, record_id""",
+        {"document": document, "records": list(records), "now": now},
+    ).fetchall()
+    for hold_id in sorted({row[0] for row in rows}):
+        flags.want(conn, [document], hold_id, now)
+        yield from _joined(conn, archive, hold_id, sorted(row[1] for row in rows if row[0] == hold_id), now)
+
+
+def _joined(conn: Connection, archive: Archive, hold_id: UUID, held: Sequence[UUID], now: datetime) -> Iterator[Event]:
+    """What follows from new members: their flags, and the events that say so."""
+    if held:
+        flags.want(conn, held, hold_id, now)
+    for start in range(0, len(held), _AT_ONCE):
+        part = held[start : start + _AT_ONCE]
+        detail = {"hold": str(hold_id), "arrived": len(part)}
+        yield Event("poa", now, archive.agent, (hold_id, *part), detail=detail)
 
 
 def _scope(archive: Archive, conn: Connection, hold_id: UUID) -> Scope:
@@ -314,71 +327,81 @@ def _scope(archive: Archive, conn: Connection, hold_id: UUID) -> Scope:
 
 
 def propose_release(archive: Archive, hold_id: UUID, now: datetime) -> Proposal:
-    """The proposal that two people sign to release a hold; the open one, if there is one.
+    """The proposal that two people sign to release a hold; the open one, if it still says what the hold has.
 
     Raises NotFound, Refused for a hold that was released."""
     with transaction(archive.connections) as conn:
         exclusive(conn)
         found = register.one(conn, hold_id)
         register.refuse_if_released(found, "release")
+        payload = json.dumps(_asked(conn, found))
+        events = []
         for proposal in approvals.listed(conn):
-            fresh = proposal.expires_at > now
-            if fresh and proposal.kind is Kind.HOLD_RELEASE and proposal.content == {"hold": str(hold_id)}:
+            if proposal.kind is not Kind.HOLD_RELEASE or proposal.content["hold"] != str(hold_id):
+                continue
+            if proposal.payload == payload and proposal.expires_at > now:
                 return proposal
-        lines = [
-            f"release   hold {hold_id}, in force since {found.placed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            f"frees     at most {found.members} records, {found.bytes} bytes, where no other hold has them",
-        ]
-        payload = json.dumps({"hold": str(hold_id)})
-        proposal, event = approvals.propose(conn, archive, Kind.HOLD_RELEASE, lines, payload, now)
-        ledger.append(conn, [replace(event, subjects=(*event.subjects, hold_id))], now)
+            events.append(approvals.end(conn, archive, proposal.id, "withdrawn", now))  # the new one is in its place
+        proposal, event = approvals.propose(conn, archive, Kind.HOLD_RELEASE, _lines(conn, found), payload, now)
+        ledger.append(conn, [*events, replace(event, subjects=(*event.subjects, hold_id))], now)
     return proposal
 
 
+def _asked(conn: Connection, hold: register.Hold) -> dict[str, str | int]:
+    """What is asked for: of a static hold no more than it has now."""
+    if hold.mode is Mode.DYNAMIC:
+        return {"hold": str(hold.hold_id)}
+    digest = _standing(conn, hold.hold_id)[2].hex()
+    return {"hold": str(hold.hold_id), "members_sha256": digest, "quarantined": hold.quarantined}
+
+
+def _lines(conn: Connection, hold: register.Hold) -> list[str]:
+    members, size, digest = _standing(conn, hold.hold_id)
+    has = f"{members} records, {size} bytes, SHA-256 of their ids {digest.hex()}"
+    has += f", and {hold.quarantined} documents in quarantine" if hold.quarantined else ""
+    lines = [f"release   hold {hold.hold_id}, in force since {hold.placed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"]
+    if hold.mode is Mode.STATIC:
+        return [*lines, f"frees     {has}", "but       not what another hold has"]
+    grows = "all that it has when the last of you signs: it is dynamic, and takes in what arrives until then"
+    return [*lines, f"frees     {grows}", "but       not what another hold has", f"has now   {has}"]
+
+
 def take_effect(conn: Connection, archive: Archive, proposal: Proposal, now: datetime) -> Sequence[Event]:
-    """What an approved proposal of kind `hold-release` does (retention.approvals.Effect)."""
-    return [apply_release(conn, archive, UUID(proposal.content["hold"]), now).event]
-
-
-def release(archive: Archive, hold_id: UUID, now: datetime, approved: bool = False) -> Released:
-    """Release a hold that two people decided to release. Raises Refused unless they did, NotFound."""
-    if not approved:
-        raise Refused(
-            f"refusing to release hold {hold_id}: it needs two people. `muniment hold release {hold_id}` proposes it, "
-            "and two approvers sign the proposal."
-        )
-    with transaction(archive.connections) as conn:
-        released = apply_release(conn, archive, hold_id, now)
-        ledger.append(conn, [released.event], now)
-    return released
-
-
-def apply_release(conn: Connection, archive: Archive, hold_id: UUID, now: datetime) -> Released:
-    """Release inside the transaction that approves it. Raises NotFound, Refused if it was released before."""
+    """What an approved proposal of kind `hold-release` does (retention.approvals.Effect). Raises Refused if the hold
+    was released before, or if it is static and has other members than those that were signed."""
+    hold_id = UUID(proposal.content["hold"])
     exclusive(conn)
+    found = register.one(conn, hold_id)
+    register.refuse_if_released(found, "release")
+    if _asked(conn, found) != proposal.content:
+        added = register.freed(conn, found.hold_id, proposal.proposed_at).since
+        raise Refused(
+            f"refusing to release hold {hold_id}: it has other members than those that were signed; {added} records "
+            f"came under it since. Propose it anew: `muniment hold release {hold_id}`."
+        )
     by = archive.agent.on_behalf_of or archive.agent.id
-    ended = conn.execute(
-        "UPDATE holds SET released_at = %s, released_by = %s WHERE hold_id = %s AND released_at IS NULL RETURNING 1",
-        (now, by, hold_id),
-    ).fetchone()
-    if ended is None:
-        register.refuse_if_released(register.one(conn, hold_id), "release")
-    row = conn.execute(
+    conn.execute("UPDATE holds SET released_at = %s, released_by = %s WHERE hold_id = %s", (now, by, hold_id))
+    conn.execute(
         """WITH record AS (DELETE FROM hold_members WHERE hold_id = %(hold)s RETURNING record_id, recorded_at),
                 document AS (DELETE FROM hold_quarantined WHERE hold_id = %(hold)s
-                             RETURNING quarantine_id, recorded_at),
-                kept AS (INSERT INTO hold_members_released (record_id, hold_id, recorded_at, released_at)
-                         SELECT ended.*, %(now)s FROM (
-                             SELECT record_id, %(hold)s::uuid, recorded_at FROM record
-                              UNION ALL SELECT quarantine_id, %(hold)s, recorded_at FROM document) ended)
-           SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM hold_members m
-                       WHERE m.record_id = record.record_id AND m.hold_id <> %(hold)s)) FROM record""",
+                             RETURNING quarantine_id, recorded_at)
+           INSERT INTO hold_members_released (record_id, hold_id, recorded_at, released_at)
+           SELECT ended.*, %(now)s FROM (
+                  SELECT record_id, %(hold)s::uuid, recorded_at FROM record
+                   UNION ALL SELECT quarantine_id, %(hold)s, recorded_at FROM document) ended""",
         {"hold": hold_id, "now": now},
-    ).fetchone()
-    assert row is not None
+    )
     flags.want(conn, None, hold_id, now)
-    detail = {"hold": str(hold_id), "released": row[0], "still_held": row[1]}
-    return Released(hold_id, row[0], row[1], Event("poa", now, archive.agent, (hold_id,), detail=detail))
+    freed = register.freed(conn, hold_id, proposal.proposed_at)
+    detail = {
+        "hold": str(hold_id),
+        "proposal": str(proposal.id),
+        "released": freed.records,
+        "still_held": freed.still_held,
+        "since_proposed": freed.since,
+        "quarantined": found.quarantined,
+    }
+    return [Event("poa", now, archive.agent, (hold_id,), detail=detail)]
 
 
 def review(archive: Archive, hold_id: UUID, review_on: date, now: datetime) -> None:

@@ -71,6 +71,31 @@ def one(conn: Connection, hold_id: UUID) -> Hold:
     return found[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a release frees, or freed: the records of a hold, in force or released."""
+
+    records: int
+    still_held: int  # of them, by other holds
+    since: int  # of them, members only since the release was proposed
+
+
+def freed(conn: Connection, hold_id: UUID, proposed_at: datetime) -> Freed:
+    """What the release of a hold that was proposed then frees now, or freed."""
+    row = conn.execute(
+        """SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM hold_members o
+                                    WHERE o.record_id = m.record_id AND o.hold_id <> %(hold)s)),
+                  count(*) FILTER (WHERE m.recorded_at > %(proposed)s)
+             FROM (SELECT record_id, recorded_at FROM hold_members WHERE hold_id = %(hold)s
+                    UNION ALL
+                   SELECT record_id, recorded_at FROM hold_members_released WHERE hold_id = %(hold)s) m
+             JOIN records USING (record_id)""",
+        {"hold": hold_id, "proposed": proposed_at},
+    ).fetchone()
+    assert row is not None
+    return Freed(*row)
+
+
 def lock(conn: Connection, hold_id: UUID) -> None:
     """Nobody else records anything of this hold until the transaction ends."""
     conn.execute("SELECT 1 FROM holds WHERE hold_id = %s FOR UPDATE", (hold_id,))

@@ -76,7 +76,7 @@ CREATE INDEX hold_members_by_hold ON hold_members (hold_id);
 -- Read in each transaction that captures.
 CREATE INDEX holds_dynamic ON holds (hold_id) WHERE mode = 'dynamic' AND released_at IS NULL;
 
--- Holds reach quarantine: what is released from there under a hold is judged by its scope again, as a record.
+-- Holds reach quarantine: what is released from there under a hold is its member, as the record that it becomes.
 CREATE TABLE hold_quarantined (
     quarantine_id uuid NOT NULL CONSTRAINT hold_quarantined_document REFERENCES quarantine,
     hold_id       uuid NOT NULL CONSTRAINT hold_quarantined_hold REFERENCES holds,

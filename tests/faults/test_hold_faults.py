@@ -14,17 +14,20 @@ from uuid import UUID
 
 import pytest
 
-from retention import holds
+from retention import approvals, holds, signatures
+from retention.approvals import Proposal
 from retention.archive import Archive
 from retention.database import transaction
+from retention.effects import EFFECTS
 from retention.errors import ServiceUnavailable
 from retention.holds import Matter, Placed, register
 from retention.holds import flags as hold_flags
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from retention.vault.base import Stored
+from tests.archive_builder import KEYS, enrol
 from tests.breaking import BreakingVault, Broken, at, breaking
-from tests.deposits import Doc, deposit
+from tests.deposits import Doc, deposit, release, released
 
 
 def utc() -> datetime:
@@ -34,10 +37,6 @@ def utc() -> datetime:
 def place(archive: Archive, name: str) -> Placed:
     matter = Matter(name, "court", date(2099, 1, 1))
     return holds.place(archive, Scope(text="held"), Mode.DYNAMIC, matter, utc())
-
-
-def release(archive: Archive, hold_id: UUID) -> holds.Released:
-    return holds.release(archive, hold_id, utc(), approved=True)
 
 
 def rows(archive: Archive) -> dict[str, list[tuple[Any, ...]]]:
@@ -87,10 +86,11 @@ def test_placing_and_releasing_broken_at_any_write(
     with transaction(archive.connections) as conn:
         standing = register.listed(conn)
     assert len(standing) == len(PLACING)
+    proposal = holds.propose_release(archive, standing[0].hold_id, utc())
     for step in RELEASING:
         before = rows(archive)
         with breaking(monkeypatch, step, done):
-            release(archive, standing[0].hold_id)
+            released(archive, proposal)
         assert rows(archive) == before, step
     for hold in standing:
         release(archive, hold.hold_id)
@@ -99,12 +99,31 @@ def test_placing_and_releasing_broken_at_any_write(
     assert not flags(archive)[held]
 
 
-@pytest.mark.parametrize("action", ["place", "release"])
+@pytest.mark.parametrize("action", ["place", "propose", "sign"])
 def test_a_commit_that_was_done_but_not_heard_of(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     deposit(archive, Doc("to be held"))
-    placed = place(archive, "one") if action == "release" else None
+    enrol(archive, utc)
+
+    def sign(proposal: Proposal, name: str) -> None:
+        armored = signatures.sign(KEYS[name], (proposal.statement or "").encode())
+        approvals.sign(archive, proposal.id, armored, utc(), EFFECTS)
+
+    def act() -> None:
+        match action:
+            case "place":
+                place(archive, "one")
+            case "propose":
+                holds.propose_release(archive, placed.hold_id, utc())
+            case _:
+                sign(proposal, "Dan Cohen")
+
+    if action != "place":
+        placed = place(archive, "one")
+    if action == "sign":
+        proposal = holds.propose_release(archive, placed.hold_id, utc())
+        sign(proposal, "Ruth Levi")
 
     @contextmanager
     def lossy(connections: Any) -> Iterator[Any]:
@@ -116,13 +135,12 @@ def test_a_commit_that_was_done_but_not_heard_of(
 
     with monkeypatch.context() as patched:
         patched.setattr(holds, "transaction", lossy)
+        patched.setattr(approvals, "transaction", lossy)
         with pytest.raises(ServiceUnavailable):
-            place(archive, "one") if placed is None else release(archive, placed.hold_id)
+            act()
     before = rows(archive)
-    if placed is None:
-        assert place(archive, "one").new is False
-    else:
-        assert before["hold_members"] == []
+    assert len(before["hold_members"]) == (action != "sign")
+    act()
     assert rows(archive) == before
 
 

@@ -26,7 +26,7 @@ from retention.holds.scopes import AUTHOR_UNREAD, UNREAD, Scope, from_json, to_j
 from retention.model import RecordState
 from retention.packages.check import verify_bag
 from retention.reports import Status
-from tests.deposits import Doc, batch, deposit, described, detain, file_under
+from tests.deposits import Doc, batch, deposit, described, detain, file_under, release, released
 
 MATTER = Matter("Levi v. Acme", "Court order 17/2026", date(2099, 1, 1))
 
@@ -249,7 +249,7 @@ def test_placing_again_adds_what_matches_since_and_changes_nothing_else(archive:
     assert len([*archive.vault.list("descriptors")]) == objects
     deposit(archive, Doc("two"))
     assert place(archive, classes=("FIN",)).members == 2
-    holds.release(archive, first.hold_id, utc(), approved=True)
+    release(archive, first.hold_id, utc())
     anew = place(archive, classes=("FIN",))
     assert anew.new
     assert anew.hold_id != first.hold_id
@@ -259,10 +259,8 @@ def test_several_holds_freeze_until_the_last_is_released(archive: Archive) -> No
     one, two = deposit(archive, Doc("one"), Doc("two"))
     first, second = place(archive, records=(one, two)), place(archive, records=(one,))
     assert flags.drain(archive, utc()).set == 2
-    with pytest.raises(Refused, match="needs two people"):
-        holds.release(archive, first.hold_id, utc())
-    released = holds.release(archive, first.hold_id, utc(), approved=True)
-    assert (released.released, released.still_held) == (2, 1)
+    said = release(archive, first.hold_id, utc())
+    assert (said["released"], said["still_held"], said["since_proposed"]) == (2, 1, 0)
     assert flags.drain(archive, utc()).set == 1
     assert (flagged(archive, one), flagged(archive, two)) == (True, False)
     with transaction(archive.connections) as conn:
@@ -270,10 +268,10 @@ def test_several_holds_freeze_until_the_last_is_released(archive: Archive) -> No
         assert catalog.facts(conn, two).holds == ()
         assert conn.execute("SELECT count(*) FROM hold_members_released").fetchone() == (2,)
     with pytest.raises(Refused, match="released 20"):
-        holds.release(archive, first.hold_id, utc(), approved=True)
+        release(archive, first.hold_id, utc())
     with pytest.raises(NotFound, match="no hold"):
-        holds.release(archive, uuid4(), utc(), approved=True)
-    holds.release(archive, second.hold_id, utc(), approved=True)
+        release(archive, uuid4(), utc())
+    release(archive, second.hold_id, utc())
     assert flags.drain(archive, utc()).set == 1
     assert not flagged(archive, one)
 
@@ -285,12 +283,54 @@ def test_a_release_is_proposed_once_and_takes_effect_with_its_event(archive: Arc
     assert holds.propose_release(archive, placed.hold_id, utc()).id == proposal.id
     assert str(placed.hold_id) in (proposal.statement or "")
     assert members(archive, placed.hold_id) == {one}
-    with transaction(archive.connections) as conn:
-        ledger.append(conn, holds.take_effect(conn, archive, proposal, utc()), utc())
-    assert members(archive, placed.hold_id) == set()
     assert proposal.kind is approvals.Kind.HOLD_RELEASE
+    anew = holds.propose_release(archive, placed.hold_id, proposal.expires_at)
+    assert anew.id != proposal.id
+    with transaction(archive.connections) as conn:
+        assert approvals.show(conn, proposal.id).state == "withdrawn"  # one at a time
+    released(archive, anew)
+    assert members(archive, placed.hold_id) == set()
     with pytest.raises(Refused, match="refusing to release"):
         holds.propose_release(archive, placed.hold_id, utc())
+
+
+def test_a_static_hold_is_released_as_it_was_signed_and_never_with_more(archive: Archive) -> None:
+    deposit(archive, Doc("one"))
+    placed = place(archive, classes=("FIN",))
+    proposal = holds.propose_release(archive, placed.hold_id, utc())
+    digest = execute(archive, "SELECT sha256(uuid_send(record_id)) FROM hold_members")[0][0].hex()
+    assert f"frees     1 records, {placed.bytes} bytes, SHA-256 of their ids {digest}" in (proposal.statement or "")
+    deposit(archive, Doc("two"))
+    assert place(archive, classes=("FIN",)).added == 1  # somebody says that it must be kept as well
+    with pytest.raises(Refused, match="has other members than those that were signed; 1 records came under it since"):
+        released(archive, proposal)
+    assert len(members(archive, placed.hold_id)) == 2
+    anew = holds.propose_release(archive, placed.hold_id, utc())
+    assert anew.id != proposal.id and "frees     2 records" in (anew.statement or "")
+    said = released(archive, anew)
+    assert (said["released"], said["since_proposed"], said["quarantined"]) == (2, 0, 0)
+    detain(archive, Doc("three"))
+    other = place(archive, classes=("HR",))
+    assert "documents in quarantine" not in (proposal.statement or "")
+    assert "0 records" in (found := holds.propose_release(archive, other.hold_id, utc()).statement or "")
+    assert "and 1 documents in quarantine" in found
+
+
+def test_a_dynamic_hold_is_released_with_what_it_has_by_then_and_the_event_says_how_much(archive: Archive) -> None:
+    """Its matter has ended. If what arrives every day had to be signed anew, it could never be released."""
+    deposit(archive, Doc("one"))
+    placed = place(archive, Mode.DYNAMIC, classes=("FIN",))
+    proposal = holds.propose_release(archive, placed.hold_id, utc())
+    assert "all that it has when the last of you signs" in (proposal.statement or "")
+    assert "has now   1 records" in (proposal.statement or "")
+    late = deposit(archive, Doc("two"), Doc("three"))
+    assert holds.propose_release(archive, placed.hold_id, utc()).id == proposal.id
+    with transaction(archive.connections) as conn:
+        assert register.freed(conn, placed.hold_id, proposal.proposed_at) == register.Freed(3, 0, 2)
+    also = place(archive, records=tuple(late))
+    said = released(archive, proposal)
+    assert (said["released"], said["still_held"], said["since_proposed"]) == (3, 2, 2)
+    assert members(archive, also.hold_id) == set(late)
 
 
 def test_what_is_being_destroyed_is_told_as_too_late_and_never_a_member(archive: Archive) -> None:
@@ -338,7 +378,7 @@ def test_a_dynamic_hold_takes_in_what_arrives_and_a_static_one_does_not(archive:
         assert event["detail"] == {"hold": str(dynamic.hold_id), "arrived": 3}
     flags.drain(archive, utc())
     assert flagged(archive, child)
-    holds.release(archive, dynamic.hold_id, utc(), approved=True)
+    release(archive, dynamic.hold_id, utc())
     (late,) = deposit(archive, Doc("embezzlement, too late"))
     assert execute(archive, "SELECT FROM hold_members WHERE record_id = %s", late) == []
 
@@ -358,7 +398,7 @@ def test_a_revised_description_is_judged_again(archive: Archive) -> None:
     assert members(archive, dynamic.hold_id) == {record}
 
 
-def test_holds_reach_quarantine_and_judge_what_is_released_from_it(archive: Archive) -> None:
+def test_holds_reach_quarantine_and_stay_with_what_is_released_from_it(archive: Archive) -> None:
     locked, other = (
         detain(archive, Doc("", codes=("PDF-ENCRYPTED",))),
         detain(archive, Doc("harmless"), source="branch"),
@@ -370,16 +410,28 @@ def test_holds_reach_quarantine_and_judge_what_is_released_from_it(archive: Arch
     flags.drain(archive, utc())
     ((version,),) = execute(archive, "SELECT version FROM quarantine WHERE quarantine_id = %s", locked)
     assert archive.vault.stat(f"quarantine/{locked}", version).hold
-    made, (record,) = batch(archive, (Doc("opened: embezzlement"),), "inbox", utc())
+    other_words = place(archive, Mode.DYNAMIC, text="harvest")
+    assert other_words.quarantined == 1  # what nobody has read
+    made, (record, child) = batch(archive, (Doc("opened: embezzlement", children=(Doc("attached"),)),), "inbox", utc())
     capture.capture(archive, made, utc, releasing=locked)
-    assert members(archive, placed.hold_id) == members(archive, named.hold_id) == {record}
+    for hold in (placed, named, other_words):  # the last one too: reading it releases nothing
+        assert members(archive, hold.hold_id) == {record, child}
+    assert execute(archive, "SELECT FROM hold_quarantined WHERE quarantine_id = %s", locked) == []
+    assert execute(archive, "SELECT count(*) FROM hold_members_released WHERE record_id = %s", locked) == [(3,)]
+    flags.drain(archive, utc())
+    assert flagged(archive, record) and not archive.vault.stat(f"quarantine/{locked}", version).hold
+    assert [*flags.drift(archive)] == []
+    with transaction(archive.connections) as conn:
+        assert {"arrived": 2} in [
+            {"arrived": event["detail"].get("arrived")} for event in catalog.history(conn, archive, record)
+        ]
     made, (free,) = batch(archive, (Doc("harmless"),), "branch", utc())
     capture.capture(archive, made, utc, releasing=other)
     assert execute(archive, "SELECT FROM hold_members WHERE record_id = %s", free) == []
-    for hold in (placed, named):
-        holds.release(archive, hold.hold_id, utc(), approved=True)
+    for hold in (placed, named, other_words):
+        release(archive, hold.hold_id, utc())
     flags.drain(archive, utc())
-    assert not archive.vault.stat(f"quarantine/{locked}", version).hold
+    assert not flagged(archive, record)
 
 
 # ---------------------------------------------------------------- invariant 5: who comes first
@@ -511,7 +563,7 @@ def test_a_release_waits_for_what_arrives_and_leaves_nothing_frozen(
     made, _ = batch(archive, (Doc("two"),), "inbox", utc())
     with in_thread(lambda: capture.capture(archive, made, utc)):
         assert captured.wait(10)
-        assert holds.release(archive, placed.hold_id, utc(), approved=True).released == 2
+        assert release(archive, placed.hold_id, utc())["released"] == 2
     assert execute(archive, "SELECT FROM hold_members") == []
 
 
@@ -548,7 +600,7 @@ def test_flags_of_what_was_destroyed_leave_the_queue(archive: Archive) -> None:
     one, two = deposit(archive, Doc("one"), Doc("two"))
     placed = place(archive, records=(one, two))
     flags.drain(archive, utc())
-    holds.release(archive, placed.hold_id, utc(), approved=True)
+    release(archive, placed.hold_id, utc())
     execute(archive, "DELETE FROM contents WHERE record_id = %s", one)
     drained = flags.drain(archive, utc())
     assert (drained.set, drained.failed, drained.waiting) == (1, 0, 0)
@@ -567,7 +619,7 @@ def test_a_folder_keeps_flags_too(settings: Settings, tmp_path: Path) -> None:
         with pytest.raises(Refused, match="legal hold"):
             ((digest,),) = execute(archive, "SELECT sealed_sha256 FROM contents")
             archive.vault.erase(f"records/{record}/{digest.hex()}")
-        holds.release(archive, placed.hold_id, utc(), approved=True)
+        release(archive, placed.hold_id, utc())
         flags.drain(archive, utc())
         assert not flagged(archive, record)
 
@@ -619,7 +671,7 @@ def test_what_is_held_is_produced_with_its_audit_trail_once(archive: Archive, tm
     with transaction(archive.connections) as conn:
         assert [e["type"] for e in catalog.history(conn, archive, one)].count("exp") == 1
         assert [e["type"] for e in catalog.history(conn, archive, placed.hold_id)] == ["poa", "exp"]
-    holds.release(archive, placed.hold_id, utc(), approved=True)
+    release(archive, placed.hold_id, utc())
     with pytest.raises(Refused, match="has no records"):
         production.produce(archive, placed.hold_id, tmp_path / "other", utc)
 

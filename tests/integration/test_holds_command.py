@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from retention import signatures
 from retention.archive import open_archive
 from retention.cli import app
 from retention.config import Settings
 from retention.database import transaction
 from retention.errors import NotFound
 from retention.model import RecordState
+from tests.archive_builder import KEYS, enrol
 from tests.deposits import Doc, deposit
 
 PLACE = ("hold", "place", "--matter", "Levi v. Acme", "--authority", "court", "--review", "2099-01-01")
@@ -51,7 +53,7 @@ def run(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return Office((str(one), str(two)))
 
 
-def test_a_hold_from_its_placing_to_its_release(run: Office, tmp_path: Path) -> None:
+def test_a_hold_from_its_placing_to_its_release(run: Office, settings: Settings, tmp_path: Path) -> None:
     one, two = run.records
     placed = run(*PLACE, "--class", "FIN", "--custodian", "ruth", "--text", "breach", "--from", "2019-01-01")
     assert (placed["exit"], placed["records"], placed["flags_waiting"], placed["new"]) == (0, 1, 0, True)
@@ -80,5 +82,16 @@ def test_a_hold_from_its_placing_to_its_release(run: Office, tmp_path: Path) -> 
     assert hold in proposed["statement"]
     assert proposed["proposal_id"] in proposed["said"]
     assert run("hold", "show", hold)["records"] == 1, "nothing is released by a proposal"
+    frees = "1 records, 1 of them still held by others; 0 came under it since this was proposed"
+    assert run("approval", "show", proposed["proposal_id"])["means"] == [f"frees now: {frees}"]
+    with open_archive(replace(settings, vault_url=f"file://{tmp_path}/vault"), datetime.now(UTC)) as archive:
+        enrol(archive, lambda: datetime.now(UTC))
+    for name in ("Ruth Levi", "Dan Cohen"):
+        signature = tmp_path / f"{name}.sig"
+        signature.write_text(signatures.sign(KEYS[name], proposed["statement"].encode()))
+        signed = run("approval", "sign", proposed["proposal_id"], "--signature", str(signature))
+    assert (signed["state"], signed["means"]) == ("approved", [f"freed: {frees}"])
+    assert "is approved and in effect" in signed["said"] and frees in signed["said"]
+    assert run("hold", "show", hold)["released_at"] is not None
     with pytest.raises(NotFound, match="muniment hold list"):
         run("hold", "show", two)

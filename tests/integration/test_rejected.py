@@ -24,7 +24,7 @@ from retention.holds.scopes import Scope
 from retention.reports.model import Status
 from tests.archive_builder import KEYS, enrol, load
 from tests.breaking import Broken, at, breaks
-from tests.deposits import Doc, batch, detain
+from tests.deposits import Doc, batch, detain, release
 
 Clock = Callable[[], datetime]
 
@@ -123,7 +123,7 @@ def test_a_hold_keeps_what_was_rejected(ready: Archive, clock: Clock) -> None:
     assert sign(ready, proposal.id, now) == "approved"
     assert kept(ready, [before, after, free]) == [(True, True), (True, True), (False, True)]
     assert events(ready, after)[-1] == "app"
-    holds.release(ready, later.hold_id, now, approved=True)
+    release(ready, later.hold_id, now)
     assert rejected.propose(ready, now) is None  # its flag still stands in the vault
     flags.drain(ready, now)
     again = rejected.propose(ready, now)

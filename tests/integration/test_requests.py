@@ -33,7 +33,7 @@ from retention.requests.answers import Given
 from retention.requests.register import Asked, Extension, Ground
 from retention.requests.subjects import Finds, Subject
 from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
-from tests.deposits import Doc, deposit, file_under
+from tests.deposits import Doc, deposit, file_under, release
 
 Clock = Callable[[], datetime]
 PATIENT = Asked(Subject("patient:123"), by="Noa Bar")
@@ -235,7 +235,7 @@ def test_the_accounting_outlives_the_records(ready: Archive, clock: Clock, tmp_p
     (record,) = put(ready, clock, Doc("a letter", "HANDED"))
     hold_id = hold(ready, clock, record)
     production.produce(ready, hold_id, tmp_path / "produced", clock)
-    holds.release(ready, hold_id, clock(), approved=True)
+    release(ready, hold_id, clock())
     flags.drain(ready, clock())
     plan_id = proposing.propose(ready, clock()).plan
     assert plan_id is not None
@@ -446,7 +446,7 @@ def test_rule_ten_restricts_until_the_hold_ends(ready: Archive, clock: Clock) ->
     (record,) = put(ready, clock, Doc("x", "LAW", received=date(2010, 5, 5)))
     hold_id = hold(ready, clock, record)
     request = requests.erase(ready, PATIENT, clock()).request
-    holds.release(ready, hold_id, clock(), approved=True)
+    release(ready, hold_id, clock())
     after = requests.erase(ready, PATIENT, clock())
     assert said(after) == {record: ("proposed", "destroy")}  # its own restriction is no obstacle
     with transaction(ready.connections) as conn:
