@@ -142,7 +142,7 @@ class Vault(Protocol):
     def replace(self, key: str, content: bytes) -> Stored:
         """Put `content` in the place of whatever stands there, and read it back; then the former versions go.
 
-        Raises Refused if one of them is locked or held. Two at once: one of them wins, whole."""
+        Raises Refused if one of them is locked or held. One at a time: the caller sees to it."""
         ...
 
     def open(self, key: str, version: str = "") -> BinaryIO:

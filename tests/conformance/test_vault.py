@@ -127,7 +127,7 @@ def test_what_is_replaced_is_gone(vault: Vault) -> None:
 def test_whoever_reads_what_is_replaced_gets_one_of_both_whole(vault: Vault) -> None:
     texts = [f"{number}".encode() * 10_000 for number in range(6)]
     vault.replace(KEY, texts[0])
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         replaced = pool.map(partial(vault.replace, KEY), texts)
         for _ in range(20):
             with suppress(NotFound):  # the version that was listed went before it was read
