@@ -370,8 +370,9 @@ def _rebuild_object(archive: Archive, descriptor_id: UUID, digest: bytes, versio
         return len(opened)
 
 
-def read_line(archive: Archive, conn: Connection, subject_id: UUID) -> Description:
-    """The newest description of one subject, exactly as it was captured. Raises NotFound, Damaged."""
+def read_line(archive: Archive, conn: Connection, subject_id: UUID, *, sealed_for: UUID | None = None) -> Description:
+    """The newest description of one subject, exactly as it was captured; `sealed_for` is whose key it has, where that
+    is another's (an event has the key of its record). Raises NotFound, Damaged."""
     row = conn.execute(
         "SELECT descriptor_id, version, byte_offset, byte_length, l.sha256 FROM descriptor_lines l "
         "JOIN descriptors USING (descriptor_id) WHERE subject_id = %s ORDER BY revision DESC LIMIT 1",
@@ -383,4 +384,4 @@ def read_line(archive: Archive, conn: Connection, subject_id: UUID) -> Descripti
         line = stream.read()[row[2] : row[2] + row[3]]
     if sha256(line).digest() != bytes(row[4]):
         raise Damaged(f"descriptors/{row[0]}: the line at byte {row[2]} is not what was stored. Heal from a replica.")
-    return decode(load_key(conn, archive.safe, subject_id).open(line))[1]
+    return decode(load_key(conn, archive.safe, sealed_for or subject_id).open(line))[1]

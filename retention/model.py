@@ -19,6 +19,47 @@ from uuid import UUID
 
 UNCLASSIFIED = "unclassified"
 
+# The event type vocabulary of PREMIS (id.loc.gov/vocabulary/preservation/eventType).
+EVENT_TYPES: Mapping[str, str] = {
+    "acc": "accession",
+    "app": "appraisal",
+    "cap": "capture",
+    "cre": "creation",
+    "dea": "deaccession",
+    "dec": "decompression",
+    "del": "deletion",
+    "der": "decryption",
+    "dig": "digital signature validation",
+    "dis": "dissemination",
+    "dsg": "digital signature generation",
+    "enc": "encryption",
+    "exp": "exporting",
+    "ext": "extraction",
+    "fil": "filename change",
+    "fix": "fixity check",
+    "for": "format identification",
+    "ine": "ingestion end",
+    "ing": "ingestion",
+    "ins": "ingestion start",
+    "ipc": "information package creation",
+    "mee": "metadata extraction",
+    "mem": "metadata modification",
+    "mes": "message digest calculation",
+    "mig": "migration",
+    "mod": "modification",
+    "nor": "normalization",
+    "poa": "policy assignment",
+    "qua": "quarantine",
+    "rec": "recovery",
+    "red": "redaction",
+    "rep": "replication",
+    "tra": "transfer",
+    "unp": "unpacking",
+    "unq": "unquarantine",
+    "val": "validation",
+    "vir": "virus check",
+}
+
 
 def new_id(now: datetime) -> UUID:
     """A version 7 UUID: 48 bits of Unix milliseconds, 74 random bits (RFC 9562 §5.7)."""

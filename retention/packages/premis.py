@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from lxml import etree
 
-from retention.model import AgentKind
+from retention.model import EVENT_TYPES, AgentKind
 from retention.rules import Authority
 
 NAMESPACE = "http://www.loc.gov/premis/v3"
@@ -31,47 +31,6 @@ _PREFIXES: Any = {None: NAMESPACE, "xsi": _XSI}  # None is the default namespace
 _VOCABULARY = "http://id.loc.gov/vocabulary/preservation"
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SCOPELESS = frozenset(("", "any"))  # jurisdictions of a policy that is no statute
-
-# The event type vocabulary of PREMIS (id.loc.gov/vocabulary/preservation/eventType).
-EVENT_TYPES: Mapping[str, str] = {
-    "acc": "accession",
-    "app": "appraisal",
-    "cap": "capture",
-    "cre": "creation",
-    "dea": "deaccession",
-    "dec": "decompression",
-    "del": "deletion",
-    "der": "decryption",
-    "dig": "digital signature validation",
-    "dis": "dissemination",
-    "dsg": "digital signature generation",
-    "enc": "encryption",
-    "exp": "exporting",
-    "ext": "extraction",
-    "fil": "filename change",
-    "fix": "fixity check",
-    "for": "format identification",
-    "ine": "ingestion end",
-    "ing": "ingestion",
-    "ins": "ingestion start",
-    "ipc": "information package creation",
-    "mee": "metadata extraction",
-    "mem": "metadata modification",
-    "mes": "message digest calculation",
-    "mig": "migration",
-    "mod": "modification",
-    "nor": "normalization",
-    "poa": "policy assignment",
-    "qua": "quarantine",
-    "rec": "recovery",
-    "red": "redaction",
-    "rep": "replication",
-    "tra": "transfer",
-    "unp": "unpacking",
-    "unq": "unquarantine",
-    "val": "validation",
-    "vir": "virus check",
-}
 
 
 @dataclass(frozen=True, slots=True)
