@@ -25,7 +25,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retention.cli import app
-from retention.cli.command import CHOSEN_ROOT, answer, identifier, now, opened, table, tell, unread
+from retention.cli.command import (
+    CHOSEN_ROOT,
+    UNSTATED,
+    WhyOption,
+    answer,
+    identifier,
+    now,
+    opened,
+    reader,
+    table,
+    tell,
+    unread,
+)
 from retention.errors import MunimentError, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -239,15 +251,16 @@ def inspect(
 def quarantine_list(
     context: typer.Context,
     state: Annotated[str, typer.Option(help="held, released, rejected or all.")] = "held",
+    why: WhyOption = UNSTATED,
 ) -> None:
     """Documents in quarantine, oldest first."""
-    from retention import quarantine
-    from retention.database import transaction
+    from retention import reading
 
     if state not in ("held", "released", "rejected", "all"):
         raise UsageError(f"--state: expected held, released, rejected or all, found {state!r}.")
-    with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = quarantine.listed(conn, None if state == "all" else state)
+    asks = reader(why)
+    with opened(context.obj) as archive:
+        found = reading.quarantined(archive, None if state == "all" else state, asks)
     value = [_json(asdict(one)) for one in found]
     rows = [
         [
@@ -267,15 +280,15 @@ def quarantine_show(
     context: typer.Context,
     document: str,
     save: Annotated[Path | None, typer.Option(help="Write the document as it came to this file.")] = None,
+    why: WhyOption = UNSTATED,
 ) -> None:
     """One quarantined document with every finding; `--save FILE` to look at it."""
     from ingest.model import CODES
-    from retention import quarantine
-    from retention.database import transaction
+    from retention import quarantine, reading
 
+    asks = reader(why)
     with opened(context.obj) as archive:
-        with transaction(archive.connections) as conn:
-            found = quarantine.show(conn, identifier(document))
+        (found,) = reading.quarantined(archive, None, asks, identifier(document))
         if save is not None:
             if save.exists():
                 raise UsageError(f"refusing to overwrite {save}.")

@@ -22,7 +22,7 @@ from uuid import UUID
 from psycopg import sql
 
 from retention.archive import Archive, names
-from retention.database import Connection, transaction
+from retention.database import Connection
 from retention.descriptors import searchable
 from retention.engine import RecordFacts, Suspension
 from retention.errors import NotFound
@@ -226,30 +226,29 @@ def suspensions(
     return found
 
 
-def show(archive: Archive, record_id: UUID) -> dict[str, Any]:
+def show(conn: Connection, archive: Archive, record_id: UUID) -> dict[str, Any]:
     """One record: what it is, where it stands, its findings, children, holds, lock and events. Raises NotFound."""
-    with transaction(archive.connections) as conn:
-        row = conn.execute(
-            """SELECT c.class_id, r.state, r.received, r.document_date, r.modified, r.bytes, r.recorded_at, r.parent_id,
-                      t.sealed_sha256, t.sealed_bytes, t.version, t.verified_at, t.run_id, t.supersedes,
-                      d.title, d.name, d.source, d.place, d.mime, d.puid, d.language, d.author, d.sha256,
-                      d.metadata, d.messages, l.mode, l.wanted_until, l.actual_until,
-                      ARRAY(SELECT x.record_id FROM records x WHERE x.parent_id = r.record_id ORDER BY 1),
-                      ARRAY(SELECT m.hold_id FROM hold_members m WHERE m.record_id = r.record_id ORDER BY 1)
-                 FROM records r JOIN classes c USING (class_key) JOIN contents t USING (record_id)
-                 LEFT JOIN descriptions d ON d.subject_id = r.record_id
-                 LEFT JOIN object_locks l ON l.subject_id = r.record_id
-                WHERE r.record_id = %s""",
-            (record_id,),
-        ).fetchone()
-        if row is None:
-            raise NotFound(f"no record {record_id}. `muniment find WORDS` looks for one by its text.")
-        found = _shown(record_id, row)
-        since = restricted(conn, [record_id]).get(record_id)
-        found["restricted_since"] = _plain(since)
-        if since is not None:
-            found |= dict.fromkeys(_DESCRIBED)
-        found["events"] = history(conn, archive, record_id)
+    row = conn.execute(
+        """SELECT c.class_id, r.state, r.received, r.document_date, r.modified, r.bytes, r.recorded_at, r.parent_id,
+                  t.sealed_sha256, t.sealed_bytes, t.version, t.verified_at, t.run_id, t.supersedes,
+                  d.title, d.name, d.source, d.place, d.mime, d.puid, d.language, d.author, d.sha256,
+                  d.metadata, d.messages, l.mode, l.wanted_until, l.actual_until,
+                  ARRAY(SELECT x.record_id FROM records x WHERE x.parent_id = r.record_id ORDER BY 1),
+                  ARRAY(SELECT m.hold_id FROM hold_members m WHERE m.record_id = r.record_id ORDER BY 1)
+             FROM records r JOIN classes c USING (class_key) JOIN contents t USING (record_id)
+             LEFT JOIN descriptions d ON d.subject_id = r.record_id
+             LEFT JOIN object_locks l ON l.subject_id = r.record_id
+            WHERE r.record_id = %s""",
+        (record_id,),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"no record {record_id}. `muniment find WORDS` looks for one by its text.")
+    found = _shown(record_id, row)
+    since = restricted(conn, [record_id]).get(record_id)
+    found["restricted_since"] = _plain(since)
+    if since is not None:
+        found |= dict.fromkeys(_DESCRIBED)
+    found["events"] = history(conn, archive, record_id)
     return found
 
 

@@ -16,34 +16,38 @@ from uuid import UUID
 
 from retention import aggregations, catalog, eligibility, engine, policy
 from retention.archive import Archive
-from retention.database import Connection, transaction
+from retention.database import Connection
 from retention.rules import Schedule
 
 
 def explain(
-    archive: Archive, record_id: UUID, now: datetime, as_of: date | None = None, known_at: datetime | None = None
+    conn: Connection,
+    archive: Archive,
+    record_id: UUID,
+    now: datetime,
+    as_of: date | None = None,
+    known_at: datetime | None = None,
 ) -> dict[str, Any]:
     """The answer as plain JSON values. `as_of` is today if it is not given. Raises NotFound for a record or schedule
     that was not there at `known_at`."""
-    with transaction(archive.connections) as conn:
-        version = policy.at(conn, known_at) if known_at else policy.current(conn)
-        day = as_of or engine.today(version.schedule, now)
-        members = unit_facts(conn, version.schedule, record_id, known_at)
-        decision = engine.decide_unit(members, version.schedule, day)
-        subjects = [record_id, *_aggregation(conn, record_id)]
-        events = catalog.trigger_events(conn, archive, subjects, known_at)
-        value = {
-            "record_id": str(record_id),
-            "schedule_version": version.version,
-            "schedule_loaded_at": version.loaded_at.isoformat(),
-            "known_at": known_at.isoformat() if known_at else None,
-            **decision.to_json(),
-            "unit": [str(one) for one in members],
-            "events": events,
-            "suspensions": catalog.suspensions(conn, archive, subjects, known_at),
-            "locks": [] if known_at else _locks(conn, record_id),
-            "subjects": {str(one): name for one, name in aggregations.names(conn, subjects).items()},
-        }
+    version = policy.at(conn, known_at) if known_at else policy.current(conn)
+    day = as_of or engine.today(version.schedule, now)
+    members = unit_facts(conn, version.schedule, record_id, known_at)
+    decision = engine.decide_unit(members, version.schedule, day)
+    subjects = [record_id, *_aggregation(conn, record_id)]
+    events = catalog.trigger_events(conn, archive, subjects, known_at)
+    value = {
+        "record_id": str(record_id),
+        "schedule_version": version.version,
+        "schedule_loaded_at": version.loaded_at.isoformat(),
+        "known_at": known_at.isoformat() if known_at else None,
+        **decision.to_json(),
+        "unit": [str(one) for one in members],
+        "events": events,
+        "suspensions": catalog.suspensions(conn, archive, subjects, known_at),
+        "locks": [] if known_at else _locks(conn, record_id),
+        "subjects": {str(one): name for one, name in aggregations.names(conn, subjects).items()},
+    }
     for rule in value["rules"]:
         rule["evidence"] = [event for event in events if _gave(event, rule)]
     return value

@@ -12,16 +12,35 @@ from __future__ import annotations
 
 import getpass
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from retention.cli import approvals, disposition, events, holds, ledger, requests, schedule
-from retention.cli.command import CHOSEN_ROOT, Options, answer, decision_day, identifier, now, opened, table, tell
+from retention.cli.command import (
+    CHOSEN_ROOT,
+    UNSTATED,
+    Options,
+    WhyOption,
+    answer,
+    decision_day,
+    identifier,
+    opened,
+    reader,
+    table,
+    tell,
+    visible,
+)
 from retention.config import workspace
 from retention.errors import UsageError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from retention.history.life import Life, Line
 
 app = typer.Typer(
     name="muniment",
@@ -128,16 +147,16 @@ def find(
     query: str,
     class_id: Annotated[str | None, typer.Option("--class", help="Of this class only.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    why: WhyOption = UNSTATED,
 ) -> None:
     """Find records by the words of their title, name, place, author or text."""
-    from retention import catalog
-    from retention.database import transaction
+    from retention import reading
     from retention.descriptors import printable
 
     wanted, of = printable(query), None if class_id is None else printable(class_id)
-    with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        hits = catalog.find(conn, wanted, of, limit)
-        restricted = catalog.restricted_hits(conn, wanted, of)
+    asks = reader(why)
+    with opened(context.obj) as archive:
+        hits, restricted = reading.find(archive, wanted, of, limit, asks)
     if restricted:
         tell(f"{restricted:,} more are restricted (GDPR art. 18), and are not shown: muniment request list --all")
     value = [
@@ -158,12 +177,26 @@ def find(
 
 
 @app.command()
-def show(context: typer.Context, record: str) -> None:
-    """One record with all that is known of it: dates, findings, children, holds, lock and events."""
-    from retention import catalog
+def show(
+    context: typer.Context,
+    record: str,
+    history: Annotated[bool, typer.Option("--history", help="Its life in words, from source to certificate.")] = False,
+    why: WhyOption = UNSTATED,
+) -> None:
+    """One record with all that is known of it: dates, findings, children, holds, lock and events.
 
+    With --history its life in words, one line an event: also of what is destroyed, was transferred, or is or was in
+    quarantine."""
+    from retention import reading
+
+    asks = reader(why)
+    if history:
+        with opened(context.obj) as archive:
+            life = reading.history(archive, identifier(record), asks)
+        answer(context.obj, _life(life), lambda: _print_life(life))
+        return
     with opened(context.obj) as archive:
-        found = catalog.show(archive, identifier(record))
+        found = reading.show(archive, identifier(record), asks)
 
     def people() -> None:
         plain = {k: v for k, v in found.items() if k not in ("events", "findings", "metadata") and v not in (None, [])}
@@ -174,6 +207,40 @@ def show(context: typer.Context, record: str) -> None:
             print(f"{event['time']}  {event['type']}  {event['outcome']}  {event['by']}")
 
     answer(context.obj, found, people)
+
+
+def _life(life: Life) -> dict[str, Any]:
+    return asdict(life) | {"subject": str(life.subject), "certificate": life.certificate and str(life.certificate)}
+
+
+def _print_life(life: Life) -> None:
+    of = f" of class {life.class_id}" if life.class_id else ""
+    title = f": “{life.title}”" if life.title else ""
+    print(visible(f"{life.subject}{of}, {life.state}{title}"))
+    if life.certificate:
+        print(f"certificate {life.certificate}")
+    print(f"times are of {life.time_zone}; [n] is the event in the ledger, which `muniment proof ID` proves")
+    for line in life.lines:
+        print(visible(_said(line, life.subject)))
+
+
+def _said(line: Line, subject: UUID) -> str:
+    whose = "" if line.proof == subject else f" of {line.proof}"
+    who = f"{line.on_behalf_of} with {line.by}" if line.on_behalf_of else line.by
+    version = f"schedule version {line.version}" if line.version else ""
+    parts = "; ".join(part for part in (line.what, line.why and f"why: {line.why}", line.changed, version) if part)
+    return f"{line.at:%Y-%m-%d %H:%M:%S %z}  [{line.position}{whose}]  {line.event}, by {who}: {parts}"
+
+
+@app.command()
+def searched(context: typer.Context, query: str, why: WhyOption = UNSTATED) -> None:
+    """The words of a search that an event refers to; sealed, and gone after six years."""
+    from retention import reading
+
+    asks = reader(why)
+    with opened(context.obj) as archive:
+        said = reading.searched(archive, identifier(query), asks)
+    answer(context.obj, said, lambda: print(visible(" in ".join(part for part in said.values() if part))))
 
 
 @app.command()
@@ -187,14 +254,16 @@ def explain(
         datetime | None,
         typer.Option("--as-known-at", formats=["%Y-%m-%d"], metavar="DATE", help="With what was known by then (UTC)."),
     ] = None,
+    why: WhyOption = UNSTATED,
 ) -> None:
     """Until when a record is kept, by which rule and law, on what evidence, and what every other rule says."""
-    from retention import explanations
+    from retention import reading
 
+    asks = reader(why)
     known = known_at.replace(hour=23, minute=59, second=59, microsecond=999_999, tzinfo=UTC) if known_at else None
     asked = as_of.date() if as_of else context.obj.as_of
     with opened(context.obj) as archive:
-        value = explanations.explain(archive, identifier(record), now(), asked, known)
+        value = reading.explain(archive, identifier(record), asked, known, asks)
     answer(context.obj, value, lambda: _print_explanation(value))
 
 

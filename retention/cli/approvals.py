@@ -15,13 +15,13 @@ from uuid import UUID
 
 import typer
 
-from retention.cli.command import Options, answer, identifier, now, opened, table, tell
+from retention.cli.command import UNSTATED, Options, WhyOption, answer, identifier, now, opened, reader, table, tell
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
     from retention.approvals import Proposal
-    from retention.archive import Archive
     from retention.database import Connection
+    from retention.triggers import Change
 
 app = typer.Typer(no_args_is_help=True, help="What two people must sign before it takes effect.")
 approver_app = typer.Typer(no_args_is_help=True, help="Who may sign, with which key.")
@@ -56,14 +56,20 @@ def approval_show(
     context: typer.Context,
     proposal: str,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the statement, to be signed.")] = None,
+    why: WhyOption = UNSTATED,
 ) -> None:
     """One proposal, with the statement that is signed."""
-    from retention import approvals
+    from retention import reading
+    from retention.approvals import Kind
     from retention.database import transaction
 
-    with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = approvals.show(conn, identifier(proposal))
-        means = _means(conn, archive, found)
+    asks = reader(why)
+    with opened(context.obj) as archive:
+        found, meant = reading.proposal(archive, identifier(proposal), asks)
+        means = _means(meant)
+        if found.kind is Kind.HOLD_RELEASE:
+            with transaction(archive.connections) as conn:
+                means = [_freed(conn, found)]
     if output is not None:
         if found.statement is None:
             raise UsageError(f"proposal {proposal} has no statement yet: it is under review.")
@@ -78,16 +84,8 @@ def approval_show(
     answer(context.obj, shown(found) | {"means": means}, people)
 
 
-def _means(conn: Connection, archive: Archive, found: Proposal) -> list[str]:
-    """What a statement does not hold: dates and notes of events, which are sealed; what a hold has by now."""
-    from retention import triggers
-    from retention.approvals import Kind
-
-    if found.kind is Kind.HOLD_RELEASE:
-        return [_freed(conn, found)]
-    if found.state != "open" or found.kind not in (Kind.TRIGGER, Kind.RETRACTION, Kind.RESUMPTION):
-        return []
-    meant = triggers.meant(conn, archive, found)
+def _means(meant: Change) -> list[str]:
+    """What a statement does not hold: dates and notes of events, which are sealed."""
     return [
         *(f"{one.subject} {one.kind} {one.effective} {one.note}".rstrip() for one in meant.events),
         *(f"retracts {one.event} {one.note}".rstrip() for one in meant.retractions),

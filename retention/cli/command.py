@@ -18,14 +18,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from uuid import UUID
+
+import typer
 
 from retention.config import Settings, external, integer
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
     from retention.archive import Archive
+    from retention.reading import Reader
     from retention.rules import Schedule
 
 # The workspace of this command, for the one who words an error after the command is gone.
@@ -42,8 +45,21 @@ class Options:
     agent: str
 
 
+WhyOption = Annotated[
+    str, typer.Option("--why", metavar="CODE", help="For the history, where it is personal data: treatment, complaint.")
+]
+UNSTATED = "unstated"
+
+
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def reader(why: str) -> Reader:
+    """Who reads, and why. Raises UsageError for what is no code."""
+    from retention.reading import Reader
+
+    return Reader(why, now())
 
 
 def settings(chosen: Options) -> Settings:

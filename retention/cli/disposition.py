@@ -333,8 +333,9 @@ def disposition_advance(
         typer.Option(formats=_INSTANT, metavar="INSTANT", help="Name also what expired from then on."),
     ] = None,
 ) -> None:
-    """Let stages lapse and terms end, erase what is left of rejected documents; the scheduler does this nightly.
-    Exits 1 if a plan expired, or something could not be erased."""
+    """Let stages lapse and terms end, erase what is left of rejected documents and of old searches; the scheduler does
+    this nightly. Exits 1 if a plan expired, or something could not be erased."""
+    from retention import reading
     from retention.database import transaction
     from retention.disposition import plans, rejected, reviewing
 
@@ -345,8 +346,11 @@ def disposition_advance(
             with transaction(archive.connections) as conn:
                 expired = list(dict.fromkeys([*expired, *plans.expired_since(conn, since)]))
         erased, left = rejected.sweep(archive, now())
+        forgotten = reading.forget(archive, now())
 
     def people() -> None:
+        if forgotten:
+            print(f"the words of {forgotten:,} searches are gone: their six years ended")
         for plan in expired:
             print(f"plan {plan} expired undecided; what is in it will be proposed again")
         if erased:
@@ -358,6 +362,7 @@ def disposition_advance(
         "expired": [str(plan) for plan in expired],
         "erased": erased,
         "not_erased": {str(document): why for document, why in left.items()},
+        "searches_forgotten": forgotten,
     }
     answer(context.obj, value, people)
     if expired or left:

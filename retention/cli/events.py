@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retention.cli.command import answer, identifier, now, opened, table, tell
+from retention.cli.command import UNSTATED, WhyOption, answer, identifier, now, opened, reader, table, tell
 
 if TYPE_CHECKING:
     from retention.archive import Archive
@@ -61,15 +61,13 @@ def event_retract(
 
 
 @app.command("list")
-def event_list(context: typer.Context, subject: Subject) -> None:
+def event_list(context: typer.Context, subject: Subject, why: WhyOption = UNSTATED) -> None:
     """The events of a record or an aggregation, those that were retracted too."""
-    from retention import aggregations, catalog
-    from retention.database import transaction
+    from retention import reading
 
-    with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = aggregations.subject(archive.safe, subject)
-        aggregations.refuse_missing(conn, [found])
-        events = catalog.trigger_events(conn, archive, [found])
+    asks = reader(why)
+    with opened(context.obj) as archive:
+        events = reading.events(archive, subject, asks)
     keys = ("trigger_event_id", "kind", "effective", "recorded_at", "by", "retracted_at")
     rows = [[str(event[key] or "") for key in keys] for event in events]
     answer(context.obj, events, lambda: table(["event", "kind", "date", "recorded", "by", "retracted"], rows))
@@ -151,13 +149,14 @@ def aggregation_list(
     context: typer.Context,
     kind: Annotated[str | None, typer.Option(help="Of this kind only.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 1000,
+    why: WhyOption = UNSTATED,
 ) -> None:
     """Aggregations, with the number of their records."""
-    from retention import aggregations
-    from retention.database import transaction
+    from retention import reading
 
-    with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = aggregations.listed(conn, kind, limit)
+    asks = reader(why)
+    with opened(context.obj) as archive:
+        found = reading.case_files(archive, kind, limit, asks)
     value = [
         {"aggregation_id": str(a.aggregation_id), "kind": a.kind, "id": a.business_id, "records": a.records}
         for a in found

@@ -4,7 +4,8 @@ Rules of this module:
 - It comes out of the history alone: packages created, exports, disseminations and transfers (ipc, exp, dis, tra) of
   the person's records and case file. So it answers also when the records are gone.
 - Date, to whom, what and why stand in each line (164.528(b)(2)), six years back unless asked otherwise
-  (164.528(a)(1)). What is used for treatment, payment or inside the house makes no such event.
+  (164.528(a)(1)).
+- What is looked at inside the house (retention.reading: an event with `read`) went to nobody else, and is none.
 - A transfer is one disclosure: that each record left with it is not told again.
 - To whom: the pseudonym in the event, resolved for whoever looks now; of a production, the matter and authority of
   its hold; of a transfer, the receiver that acknowledged it. What cannot be said is None, never guessed.
@@ -66,6 +67,7 @@ def accounting(conn: Connection, archive: Archive, subjects: Sequence[UUID], fir
         {"ids": list(subjects), "first": first},
     ).fetchall()
     events = [(*row[:3], json.loads(bytes(row[3]))["detail"], row[4] or (), row[5] or ()) for row in rows]
+    events = [one for one in events if "read" not in one[3]]
     told = {_plan(detail) for _, _, kind, detail, *_ in events if kind == "ipc"}
     events = [one for one in events if one[2] != "tra" or _plan(one[3]) not in told]
     whom = _recipients(conn, archive, [detail for _, _, _, detail, *_ in events])

@@ -21,3 +21,12 @@ CREATE TRIGGER ledger_keys_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON le
     FOR EACH STATEMENT EXECUTE FUNCTION history_is_append_only();
 CREATE TRIGGER ledger_checkpoints_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger_checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION history_is_append_only();
+
+-- What was searched for, sealed with a key of its own (subject_keys): an event of a reading has the id and a commitment
+-- of it. A row goes with its key when its term ends (retention.reading).
+CREATE TABLE queries (
+    query_id    uuid PRIMARY KEY,
+    sealed      bytea NOT NULL,
+    recorded_at timestamptz NOT NULL
+);
+CREATE INDEX queries_by_age ON queries (recorded_at);

@@ -164,10 +164,10 @@ def test_an_attachment_belongs_to_its_message(archive: Archive, inbox: Path, clo
     with transaction(archive.connections) as conn:
         (child,) = list(catalog.find(conn, "consequence"))
         (parent,) = [hit for hit in catalog.find(conn, "minutes board") if hit.name == "mail.eml"]
-    assert child.name == "minutes.txt"
+        assert child.name == "minutes.txt"
+        assert catalog.show(conn, archive, child.record_id)["parent_id"] == str(parent.record_id)
+        assert catalog.show(conn, archive, parent.record_id)["children"] == [str(child.record_id)]
     assert child.class_id == parent.class_id
-    assert catalog.show(archive, child.record_id)["parent_id"] == str(parent.record_id)
-    assert catalog.show(archive, parent.record_id)["children"] == [str(child.record_id)]
 
 
 def test_search_finds_hebrew_without_its_points(archive: Archive, inbox: Path, clock: Clock) -> None:
@@ -203,7 +203,8 @@ def test_a_released_document_becomes_a_record_once(archive: Archive, inbox: Path
         (held,) = quarantine.listed(conn)
     assert held.name == "broken.pdf"
     record_id = pipeline.release(archive, held.quarantine_id, clock)
-    shown = catalog.show(archive, record_id)
+    with transaction(archive.connections) as conn:
+        shown = catalog.show(conn, archive, record_id)
     assert (shown["name"], shown["state"]) == ("broken.pdf", "kept")
     assert [f["code"] for f in shown["findings"]] == ["TRUNCATED"]
     with pytest.raises(Refused, match="refusing to release .* it was released before"):

@@ -286,7 +286,7 @@ def test_what_is_restricted_is_stored_and_nothing_else(ready: Archive, clock: Cl
         assert [hit.record_id for hit in catalog.find(conn, "almonds")] == [other]
         assert catalog.restricted_hits(conn, "almonds") == 2
         assert catalog.restricted_hits(conn, "walnuts") == catalog.restricted_hits(conn, "almonds", "LONG") == 0
-    shown = catalog.show(ready, theirs)
+        shown = catalog.show(conn, ready, theirs)
     assert shown["restricted_since"] is not None and shown["class_id"] == "SHORT"
     assert "harvest" not in json.dumps(shown) and shown["name"] is None
     with pytest.raises(Refused, match="restricted"):
@@ -306,7 +306,7 @@ def test_what_is_restricted_is_stored_and_nothing_else(ready: Archive, clock: Cl
     assert register.lift(ready, lifted.id, clock())[1] == 0
     with transaction(ready.connections) as conn:
         assert {hit.record_id for hit in catalog.find(conn, "almonds")} == {theirs, transferred}
-    assert catalog.show(ready, theirs)["title"] == "harvest"
+        assert catalog.show(conn, ready, theirs)["title"] == "harvest"
     assert said(requests.erase(ready, PATIENT, clock()))[theirs] == ("proposed", "destroy")
 
 
