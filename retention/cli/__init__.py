@@ -220,15 +220,17 @@ def _print_life(life: Life) -> None:
     if life.certificate:
         print(f"certificate {life.certificate}")
     print(f"times are of {life.time_zone}; [n] is the event in the ledger, which `muniment proof ID` proves")
+    before = None
     for line in life.lines:
-        print(visible(_said(line, life.subject)))
+        version = f"; under schedule version {line.version} from here on" if line.version != before else ""
+        print(visible(_said(line, life.subject) + version))
+        before = line.version
 
 
 def _said(line: Line, subject: UUID) -> str:
     whose = "" if line.proof == subject else f" of {line.proof}"
     who = f"{line.on_behalf_of} with {line.by}" if line.on_behalf_of else line.by
-    version = f"schedule version {line.version}" if line.version else ""
-    parts = "; ".join(part for part in (line.what, line.why and f"why: {line.why}", line.changed, version) if part)
+    parts = "; ".join(part for part in (line.what, line.why and f"why: {line.why}", line.changed) if part)
     return f"{line.at:%Y-%m-%d %H:%M:%S %z}  [{line.position}{whose}]  {line.event}, by {who}: {parts}"
 
 

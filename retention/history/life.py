@@ -86,8 +86,8 @@ def life(conn: Connection, archive: Archive, subject: UUID) -> Life:
     related = _related(conn, subject, own)
     found = {event.position: event for event in own}
     found |= {event.position: event for event in _events(conn, related) if _concerns(event, subject, related, own)}
-    signed = _signed(conn, found.values(), [subject, *related.aggregations])
-    found |= {event.position: event for event in _events(conn, signed)}
+    related |= dict.fromkeys(_signed(conn, found.values(), [subject, *related.aggregations]), "proposal")
+    found |= {event.position: event for event in _events(conn, related) if _concerns(event, subject, related, own)}
     told = [found[position] for position in sorted(found)]
     versions = _versions(conn)
     zone = ZoneInfo(policy.of_version(conn, versions[-1][0]).schedule.timezone) if versions else ZoneInfo("UTC")

@@ -148,7 +148,7 @@ class Known:
             return said
         if self.restricted:
             return "its date is not shown, because the record is restricted"
-        return "its date was recorded, and is gone with what it was of"
+        return "its date is gone, with the key that it was sealed under"
 
 
 def code(said: str) -> str:
@@ -238,7 +238,7 @@ def _proposed_plan(d: Detail, _: Known) -> Words:
     what = (
         f"plan {d['plan']} was made as of {d['as_of']}, of {count(d['items'], 'record')}, {count(d['bytes'], 'byte')}"
     )
-    return Words(what + others, f"under schedule version {d['schedule']}")
+    return Words(f"{what}, under schedule version {d['schedule']}{others}")
 
 
 def _gone(d: Detail, known: Known) -> Words:
@@ -412,7 +412,7 @@ SHAPES = (
     Shape("app", "plan decision", _decided, may="reason"),
     Shape("app", "plan class stage lapsed", "stage {stage} of the review of {class} ended: all is decided"),
     Shape("app", "plan class stage lapsed", "stage {stage} of the review of {class} lapsed undecided", failed=True),
-    Shape("app", "plan decisions_sha256 statement_sha256", "the review ended: SHA-256 {statement_sha256} is signed"),
+    Shape("app", "plan decisions_sha256 statement_sha256", "the review ended: people sign SHA-256 {statement_sha256}"),
     Shape("mem", "plan class", "moved to {class} | decided in plan {plan} | the rules of that class hold from now on"),
     Shape("poa", "plan state=executing", "the execution of plan {plan} began"),
     Shape("dea", "plan state=destroying", "marked for destruction: its date, holds and locks were checked once more"),
