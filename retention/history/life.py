@@ -26,8 +26,10 @@ from retention.archive import Archive, names
 from retention.database import Connection
 from retention.errors import Damaged, NotFound
 from retention.history.wording import Known, words
+from retention.ledger import MAX_ENTRY
 from retention.model import EVENT_TYPES, RecordState
 
+_SHORT = 4096  # bytes: with more it names a hundred records, and ours is among them or it is not about ours
 _SEALED = ("trigger", "retraction", "resumption")  # kinds of proposals whose effect is on the events of a subject
 
 
@@ -85,9 +87,13 @@ def life(conn: Connection, archive: Archive, subject: UUID) -> Life:
     restricted = bool(catalog.restricted(conn, [subject]))
     related = _related(conn, subject, own)
     found = {event.position: event for event in own}
-    found |= {event.position: event for event in _events(conn, related) if _concerns(event, subject, related, own)}
+    found |= {
+        event.position: event for event in _events(conn, related, _SHORT) if _concerns(event, subject, related, own)
+    }
     related |= dict.fromkeys(_signed(conn, found.values(), [subject, *related.aggregations]), "proposal")
-    found |= {event.position: event for event in _events(conn, related) if _concerns(event, subject, related, own)}
+    found |= {
+        event.position: event for event in _events(conn, related, _SHORT) if _concerns(event, subject, related, own)
+    }
     told = [found[position] for position in sorted(found)]
     versions = _versions(conn)
     zone = ZoneInfo(policy.of_version(conn, versions[-1][0]).schedule.timezone) if versions else ZoneInfo("UTC")
@@ -142,18 +148,21 @@ def _line(event: _Event, known: Known, zone: ZoneInfo, versions: Sequence[tuple[
 
 
 class _Related(dict[UUID, str]):
-    """Ids that a record has to do with, and what each is."""
+    """Ids that a record has to do with, and what each is; `left` are case files that it is in no more."""
+
+    left: Mapping[UUID, datetime]
 
     @property
     def aggregations(self) -> list[UUID]:
         return [one for one, kind in self.items() if kind == "aggregation"]
 
 
-def _events(conn: Connection, subjects: Iterable[UUID]) -> list[_Event]:
+def _events(conn: Connection, subjects: Iterable[UUID], at_most: int = MAX_ENTRY) -> list[_Event]:
     rows = conn.execute(
         """SELECT position, entry FROM events
-            WHERE position IN (SELECT position FROM event_subjects WHERE subject_id = ANY(%s)) ORDER BY position""",
-        (list(subjects),),
+            WHERE position IN (SELECT position FROM event_subjects WHERE subject_id = ANY(%s))
+              AND octet_length(entry) <= %s ORDER BY position""",
+        (list(subjects), at_most),
     )
     found = []
     for position, entry in rows:
@@ -177,9 +186,13 @@ def _related(conn: Connection, subject: UUID, own: Sequence[_Event]) -> _Related
         runs = {UUID(e.detail["run"]) for e in _events(conn, documents) if "run" in e.detail}
         found |= dict.fromkeys(runs, "run")
     found.pop(subject, None)
+    found.left = dict(conn.execute(_LEFT, {"id": subject}).fetchall())
     return found
 
 
+_LEFT = """SELECT c.from_aggregation, max(c.recorded_at)
+             FROM aggregation_changes c JOIN records r USING (record_id)
+            WHERE c.record_id = %(id)s AND c.from_aggregation <> r.aggregation_id GROUP BY 1"""
 _FROM_CATALOG = {
     "aggregation": """SELECT aggregation_id FROM records WHERE record_id = %(id)s AND aggregation_id IS NOT NULL
                        UNION SELECT from_aggregation FROM aggregation_changes
@@ -199,6 +212,8 @@ def _concerns(event: _Event, subject: UUID, related: _Related, own: Sequence[_Ev
         return subject in event.subjects
     if "stage" in detail:
         return detail["class"] in _classes(own)
+    if any(one in related.left and event.time > related.left[one] for one in event.subjects):
+        return False
     if any(related.get(one) == "aggregation" for one in event.subjects):
         end = next((e for e in own if e.entry["type"] in ("del", "tra") and "retain_until" in e.detail), None)
         ended_with_it = end is not None and detail.get("plan") == end.detail["plan"]

@@ -452,6 +452,19 @@ def test_one_whole_life(ready: Archive, clock: Clock, tmp_path: Path, capsys: py
     assert found == GOLDEN.read_text()
 
 
+def test_of_a_case_file_only_while_it_was_in_it(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    documents = [Document("LONG", name, case=("contract", name[-1])) for name in ("moves 1", "stays 1", "stays 2")]
+    moves, stays, there = capture_all(ready, documents, clock, tmp_path / "in")
+    one, two = (aggregations.identity(ready.safe, Aggregation("contract", number)) for number in "12")
+    change(ready, Change(suspensions=((one, date(2019, 1, 1), "before"),)), clock)
+    change(ready, Change(members=((moves, two),)), clock)
+    change(ready, Change(suspensions=((one, date(2019, 1, 1), "after"), (two, date(2019, 1, 1), "beside"))), clock)
+    why = [[line.why for line in told(ready, record).lines if "suspended" in line.what] for record in (moves, stays)]
+    assert why == [["before", "beside"], ["before", "after"]]
+    joined = [any("put into the case file" in line.what for line in told(ready, one).lines) for one in (moves, there)]
+    assert joined == [True, False]
+
+
 def test_of_a_restricted_record_nothing_is_opened(ready: Archive, clock: Clock, tmp_path: Path) -> None:
     case = ("patient", "ZQ-4711")
     (letter,) = capture_all(ready, [Document("CHILD", "a letter", case=case)], clock, tmp_path / "in")
