@@ -2,7 +2,8 @@
 
 Rules of this module:
 - Opening checks what must hold before anything is written: the services answer, the catalog has the current
-  shape, the key safe belongs to the catalog (a catalog with keys never gets a new safe).
+  shape, the database's role cannot rewrite history, the key safe belongs to the catalog (a catalog with keys never
+  gets a new safe).
 - Names of people, organisations and sources stand in the catalog only sealed, each under a key of its own;
   everything else refers to them by pseudonym.
 """
@@ -45,8 +46,9 @@ class Archive:
 def open_archive(settings: Settings, now: datetime) -> Iterator[Archive]:
     """Open, migrate if needed, and close at the end of the block.
 
-    Raises ServiceUnavailable if a service does not answer, UsageError if the key safe is missing."""
-    database.migrate(settings.database_url)
+    Raises ServiceUnavailable if a service does not answer, UsageError if the key safe is missing, Refused if the
+    database's role could rewrite history."""
+    database.prepare(settings.database_url, settings.database_owner_url)
     connections = database.pool(settings.database_url)
     try:
         access, secret = settings.vault_access_key, settings.vault_secret_key

@@ -5,6 +5,8 @@ Rules of this module:
   secret is ever in a file that is not mode 600, in an argument list, or in `repr`.
 - `MUNIMENT_DATABASE_URL` and `MUNIMENT_VAULT_URL` point at external services; without them the embedded ones
   of the workspace are used. Nothing else changes between the two.
+- `MUNIMENT_DATABASE_URL` is the application's role. `MUNIMENT_DATABASE_OWNER_URL` is the owner's, for migrations
+  alone: it is wanted where one is still to be done, and nowhere else.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class Settings:
     vault_access_key: str | None = field(default=None, repr=False)
     vault_secret_key: str | None = field(default=None, repr=False)
     agent: str = "muniment"
+    database_owner_url: str | None = field(default=None, repr=False)  # for migrations alone
     vault_threads: int = 8  # parallel puts; the object store, not the CPU, is waited for
     batch_documents: int = 500
     batch_bytes: int = 256 * 1024 * 1024
@@ -73,6 +76,17 @@ def external(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
             f"{_scheme(vault)!r}. Correct it, or unset it to use the embedded S3."
         )
     return database, vault
+
+
+def owner(environ: Mapping[str, str]) -> str | None:
+    """The URL of the external database's owner, checked; None where it is not given."""
+    found = environ.get("MUNIMENT_DATABASE_OWNER_URL") or None
+    if found and (wrong := _wrong_database(found)):
+        raise UsageError(
+            f"MUNIMENT_DATABASE_OWNER_URL: expected postgresql://user:password@host:port/database, found {wrong}. "
+            "Correct it, or unset it: it is wanted for migrations alone."
+        )
+    return found
 
 
 def _scheme(url: str) -> str:

@@ -3,6 +3,9 @@
 Rules of this module:
 - A migration is a file `retention/sql/NNNN_name.sql`, applied once, whole, in order, in one transaction each;
   its SHA-256 is kept, and a file that changed after it was applied is refused: the past is not rewritten.
+- Three kinds of role (sql/0004_roles.sql, docs/operating.md): the owner migrates, the application works, an auditor
+  reads. The application is refused if its role could rewrite history; the owner is asked for only where a migration
+  is still to be done.
 - An error is for the one who must act, by its SQLSTATE: a server that is away, full or was in another's way
   is ServiceUnavailable, a wrong name or right is UsageError. Any other is a defect, and is left as it is.
 - Passwords are in no message, nor is a row of a table.
@@ -26,6 +29,7 @@ from retention.errors import MunimentError, Refused, ServiceUnavailable, UsageEr
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
+APPLICATION, OWNER = "MUNIMENT_DATABASE_URL", "MUNIMENT_DATABASE_OWNER_URL"
 OLDEST = 18  # virtual columns and uuidv7(), which the migrations use, are new in it
 _MIGRATION_LOCK = 0x6D756E69  # an advisory lock of our own: two processes may start at once
 
@@ -61,13 +65,15 @@ def transaction(connections: ConnectionPool[Connection]) -> Iterator[Connection]
         raise told from error
 
 
-def in_words(url: str, error: psycopg.Error) -> MunimentError | None:
-    """The error in words for the one who must act, without the URL's password; None if it is a defect."""
+def in_words(url: str, error: psycopg.Error, variable: str = APPLICATION) -> MunimentError | None:
+    """The error in words for the one who must act, without the URL's password; None if it is a defect.
+
+    `variable` is the setting that holds the URL."""
     where, said, state = _where(url), _said(error), error.sqlstate or _state_at_connecting(error)
     if state is None:
         return unavailable(url, error) if isinstance(error, psycopg.OperationalError) else None
     if state in _CORRECTIONS or state.startswith("28"):
-        wanted = _CORRECTIONS.get(state, "Correct user and password in MUNIMENT_DATABASE_URL")
+        wanted = _CORRECTIONS.get(state, "Correct user and password in {variable}").format(variable=variable)
         return UsageError(f"PostgreSQL at {where} refused: {said}. {wanted}, then run the same again.")
     if state.startswith("53"):
         return ServiceUnavailable(
@@ -86,9 +92,9 @@ def in_words(url: str, error: psycopg.Error) -> MunimentError | None:
 
 _PARAMETER = "a parameter"  # no SQLSTATE: libpq refuses it itself
 _CORRECTIONS = {
-    "3D000": "Create the database, or correct its name in MUNIMENT_DATABASE_URL",
-    "42501": "Grant the user what is missing (it must own the database), or name another in MUNIMENT_DATABASE_URL",
-    _PARAMETER: "Correct the parameters of MUNIMENT_DATABASE_URL",
+    "3D000": "Create the database, or correct its name in {variable}",
+    "42501": "Grant the user what is missing (docs/operating.md says what each needs), or name another in {variable}",
+    _PARAMETER: "Correct the parameters of {variable}",
 }
 
 
@@ -143,50 +149,132 @@ def _state_at_connecting(error: psycopg.Error) -> str | None:
     return next((state for pattern, state in _AT_CONNECTING if pattern.search(str(error))), None)
 
 
+def prepare(url: str, owner_url: str | None) -> None:
+    """Have the catalog in its current shape, and be sure that the role of `url` cannot rewrite history.
+
+    The owner connects only where a migration is still to be done. Raises UsageError, ServiceUnavailable, and Refused
+    where the role could rewrite history, where the owner is wanted and unknown, or where the catalog's history of
+    migrations is not ours."""
+    if not _wanting(url):
+        return
+    if owner_url is None:
+        raise Refused(
+            f"refusing to migrate PostgreSQL at {_where(url)} as the application: migrations are still to be done "
+            f"there, which its owner alone may do. Set {OWNER} once (docs/operating.md), then run the same again. If "
+            "they are done, the application may not see it: GRANT muniment_application TO its role."
+        )
+    migrate(owner_url)
+    if _wanting(url):
+        raise UsageError(
+            f"PostgreSQL at {_where(url)}: the application does not see what {_where(owner_url)} was migrated to. "
+            f"{OWNER} must name the same database as {APPLICATION}, and the application's role must be a member of "
+            "muniment_application (GRANT muniment_application TO it)."
+        )
+
+
+def _wanting(url: str) -> bool:
+    """Whether a migration is still to be done, as far as the application may see. Raises as `prepare`."""
+    try:
+        with psycopg.connect(url, connect_timeout=5, options="-c timezone=UTC") as conn:
+            _refuse_older(url, conn)
+            _refuse_rewriter(url, conn)
+            seen = conn.execute(
+                "SELECT has_table_privilege(to_regclass('public.schema_migrations'), 'SELECT')"
+            ).fetchone()
+            if seen != (True,):
+                return True
+            known = _known(conn)
+            _refuse_other(known)
+            return len(known) < len(_files())
+    except psycopg.Error as error:
+        raise in_words(url, error) or error from error
+
+
 def migrate(url: str) -> list[str]:
-    """Bring the catalog to the current shape; returns the names of the migrations applied now.
+    """Bring the catalog to the current shape, as its owner; returns the names of the migrations applied now.
 
     Raises UsageError for a server that is too old or refuses, ServiceUnavailable, and Refused where the
     catalog's history of migrations is not ours."""
     applied: list[str] = []
     try:
         with psycopg.connect(url, connect_timeout=5, options="-c timezone=UTC") as conn:
-            if conn.info.server_version < OLDEST * 10_000:
-                raise UsageError(
-                    f"PostgreSQL at {_where(url)}: expected PostgreSQL {OLDEST} or newer, found "
-                    f"{_version(conn.info.server_version)}. Upgrade it, or name another in MUNIMENT_DATABASE_URL."
-                )
+            _refuse_older(url, conn, OWNER)
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
             conn.execute(
                 "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text NOT NULL, "
                 "sha256 bytea NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
             )
-            known = {n: bytes(d) for n, d in conn.execute("SELECT number, sha256 FROM schema_migrations")}
+            known = _known(conn)
+            _refuse_other(known)
             for number, name, text in _files():
-                digest = hashlib.sha256(text.encode()).digest()
                 if number not in known:
                     conn.execute(text.encode())
                     conn.execute(
                         "INSERT INTO schema_migrations (number, name, sha256) VALUES (%s, %s, %s)",
-                        (number, name, digest),
+                        (number, name, hashlib.sha256(text.encode()).digest()),
                     )
                     applied.append(name)
-                elif known[number] != digest:
-                    raise Refused(
-                        f"refusing to go on: migration {name} was changed after it was applied to this database "
-                        f"(expected SHA-256 {known[number].hex()[:12]}…, found {digest.hex()[:12]}…). "
-                        "Put the released file back; make a change in a new migration."
-                    )
-            if newer := sorted(set(known) - {number for number, _, _ in _files()}):
-                raise Refused(
-                    f"refusing to go on: this database was migrated by a newer Muniment (migration {newer[-1]}). "
-                    "Install that version."
-                )
+    except psycopg.errors.InsufficientPrivilege as error:
+        if (statement := error.diag.message_hint) is None:
+            raise in_words(url, error, OWNER) or error from error
+        raise UsageError(
+            f"PostgreSQL at {_where(url)} refused: {_said(error)}. Have a superuser run, once for the whole server:\n"
+            f"{statement}\nthen run the same again."
+        ) from error
     except psycopg.Error as error:
-        if (told := in_words(url, error)) is None:
-            raise
-        raise told from error
+        raise in_words(url, error, OWNER) or error from error
     return applied
+
+
+def _known(conn: Connection) -> dict[int, bytes]:
+    return {n: bytes(d) for n, d in conn.execute("SELECT number, sha256 FROM public.schema_migrations")}
+
+
+def _refuse_other(known: dict[int, bytes]) -> None:
+    """Refuse a history of migrations that is not ours."""
+    for number, name, text in _files():
+        digest = hashlib.sha256(text.encode()).digest()
+        if known.get(number, digest) != digest:
+            raise Refused(
+                f"refusing to go on: migration {name} was changed after it was applied to this database "
+                f"(expected SHA-256 {known[number].hex()[:12]}…, found {digest.hex()[:12]}…). "
+                "Put the released file back; make a change in a new migration."
+            )
+    if newer := sorted(set(known) - {number for number, _, _ in _files()}):
+        raise Refused(
+            f"refusing to go on: this database was migrated by a newer Muniment (migration {newer[-1]}). "
+            "Install that version."
+        )
+
+
+def _refuse_older(url: str, conn: Connection, variable: str = APPLICATION) -> None:
+    if conn.info.server_version < OLDEST * 10_000:
+        raise UsageError(
+            f"PostgreSQL at {_where(url)}: expected PostgreSQL {OLDEST} or newer, found "
+            f"{_version(conn.info.server_version)}. Upgrade it, or name another in {variable}."
+        )
+
+
+def _refuse_rewriter(url: str, conn: Connection) -> None:
+    """Refuse a role that could rewrite history, itself or as another role that it may become."""
+    row = conn.execute(
+        """SELECT session_user, string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) FROM pg_roles r
+            WHERE pg_has_role(session_user, r.oid, 'MEMBER')
+              AND (r.rolsuper
+                   OR r.rolname IN ('pg_write_server_files', 'pg_execute_server_program')
+                   OR r.oid = (SELECT datdba FROM pg_database WHERE datname = current_database())
+                   OR r.oid = (SELECT nspowner FROM pg_namespace WHERE nspname = 'public')
+                   OR EXISTS (SELECT FROM pg_class c JOIN pg_trigger t ON t.tgrelid = c.oid
+                               WHERE t.tgfoid = to_regproc('public.history_is_append_only')
+                                 AND (c.relowner = r.oid
+                                      OR has_table_privilege(r.oid, c.oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER'))))"""
+    ).fetchone()
+    if row is not None and row[1] is not None:
+        raise Refused(
+            f"refusing to work with PostgreSQL at {_where(url)} as {row[0]}: it could rewrite history, as {row[1]}. "
+            f"Name a role of its own in {APPLICATION} that is a member of muniment_application and of nothing else, "
+            f"and the owner in {OWNER} (docs/operating.md)."
+        )
 
 
 def _version(number: int) -> str:

@@ -31,6 +31,7 @@ from retention.rules import Schedule
 from retention.schedule import comparison
 from retention.schedule.comparison import Advance
 
+_LOADING = 0x73636865  # an advisory lock of our own, "sche": who may not update a table may not lock it
 _TOLD = 40  # of what a load advances, in the statement that is signed
 
 
@@ -113,15 +114,21 @@ def take_effect(conn: Connection, archive: Archive, proposal: Proposal, now: dat
 
 def _locked(conn: Connection) -> Version | None:
     """The version in force; two loads at once would both find that theirs is new."""
-    conn.execute("LOCK TABLE schedule_versions IN SHARE ROW EXCLUSIVE MODE")
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOADING,))
     return _newest(conn)
 
 
 def _put_in_force(conn: Connection, archive: Archive, parsed: Schedule, text: str, now: datetime) -> tuple[int, Event]:
     row = conn.execute(
-        "INSERT INTO schedule_versions (digest, document, loaded_at, loaded_by) VALUES (%s, %s, %s, %s) "
-        "RETURNING version",
-        (bytes.fromhex(parsed.digest), text, now, archive.agent.on_behalf_of),
+        "INSERT INTO schedule_versions (digest, document, loaded_at, loaded_by, open_classes) "
+        "VALUES (%s, %s, %s, %s, %s) RETURNING version",
+        (
+            bytes.fromhex(parsed.digest),
+            text,
+            now,
+            archive.agent.on_behalf_of,
+            [known.id for known in parsed.classes if known.personal_data is None],  # what an auditor sees unasked
+        ),
     ).fetchone()
     assert row is not None
     detail = {"schedule": row[0], "digest": parsed.digest, "classes": len(parsed.classes)}

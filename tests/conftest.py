@@ -43,18 +43,18 @@ def template(services: Services) -> str:
     """The name of a migrated database, to be copied: faster than migrating for each test."""
     name = f"template_{uuid4().hex[:8]}"
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} OWNER muniment")
-    database.migrate(_url(services, name))
+        conn.execute(f"CREATE DATABASE {name} OWNER muniment_owner")
+    database.migrate(_in(services.owner_url, name))
     return name
 
 
 @pytest.fixture
 def database_url(services: Services, template: str) -> Iterator[str]:
-    """A database of this test's own, migrated and empty."""
+    """A database of this test's own, migrated and empty; as the application."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER muniment STRATEGY FILE_COPY")
-    yield _url(services, name)
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER muniment_owner STRATEGY FILE_COPY")
+    yield _in(services.database_url, name)
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -65,6 +65,7 @@ def settings(services: Services, database_url: str, tmp_path: Path) -> Settings:
     return Settings(
         root=tmp_path / "var",
         database_url=database_url,
+        database_owner_url=_in(services.owner_url, database_url.rpartition("/")[2]),
         vault_url=services.vault_url.replace("/vault?", f"/{uuid4().hex}?"),
         vault_access_key=services.access_key,
         vault_secret_key=services.secret_key,
@@ -86,5 +87,6 @@ def clock() -> Callable[[], datetime]:
     return lambda: datetime.fromtimestamp(noon.timestamp() + next(seconds), UTC)
 
 
-def _url(services: Services, name: str) -> str:
-    return services.database_url.rsplit("/", 1)[0] + f"/{name}"
+def _in(url: str, name: str) -> str:
+    """The URL of another database of the same server and role."""
+    return f"{url.rpartition('/')[0]}/{name}"

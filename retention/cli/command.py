@@ -23,7 +23,7 @@ from uuid import UUID
 
 import typer
 
-from retention.config import Settings, external, integer
+from retention.config import Settings, external, integer, owner
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def reader(why: str) -> Reader:
 
 def settings(chosen: Options) -> Settings:
     """Where catalog and vault are: the environment, else the embedded services of the workspace."""
-    database, vault = external(os.environ)
+    (database, vault), owner_url = external(os.environ), owner(os.environ)
     threads = integer(os.environ, "MUNIMENT_VAULT_THREADS", 8, 1, 256)
     documents = integer(os.environ, "MUNIMENT_BATCH_DOCUMENTS", 500, 1, 100_000)
     access = secret = None
@@ -74,12 +74,14 @@ def settings(chosen: Options) -> Settings:
         services = load(chosen.root)
         if services is None:
             raise UsageError(f"workspace {chosen.root}: nothing is there yet. Run `muniment up`, then this again.")
-        database = database or services.database_url
+        if database is None:
+            database, owner_url = services.database_url, services.owner_url
         if vault is None:
             vault, access, secret = services.vault_url, services.access_key, services.secret_key
     return Settings(
         root=chosen.root,
         database_url=database,
+        database_owner_url=owner_url,
         vault_url=vault,
         vault_access_key=access,
         vault_secret_key=secret,

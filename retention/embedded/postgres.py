@@ -337,19 +337,26 @@ def _wait_ready(root: Path, server: state.Postgres, daemon: processes.Daemon) ->
 
 
 def _make_databases(server: state.Postgres) -> None:
-    """The two roles and the two databases, each closed to the other role. Repeats harmlessly."""
-    pairs = (
-        (server.user, server.password, server.database),
-        (server.airflow_user, server.airflow_password, server.airflow_database),
-    )
+    """The roles and the two databases, each closed to the other's roles. Repeats harmlessly.
+
+    The owner of the catalog may make no roles, so the groups of sql/0004_roles.sql are made here."""
+    catalog = sql.Identifier(server.database)
     with _superuser(server) as connection:
-        for role, password, database in pairs:
+        for role, password in (
+            (server.owner, server.owner_password),
+            (server.user, server.password),
+            (server.auditor, server.auditor_password),
+            (server.airflow_user, server.airflow_password),
+        ):
+            _make_role(connection, role)
             verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
-            with contextlib.suppress(psycopg.errors.DuplicateObject):
-                connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
             connection.execute(
-                sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier.decode()))
+                sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier.decode()))
             )
+        for role, database in (
+            (server.owner, server.database),
+            (server.airflow_user, server.airflow_database),
+        ):
             with contextlib.suppress(psycopg.errors.DuplicateDatabase):
                 connection.execute(
                     sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(database), sql.Identifier(role))
@@ -357,6 +364,23 @@ def _make_databases(server: state.Postgres) -> None:
             connection.execute(
                 sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database))
             )
+        for group, member, rights in (
+            ("muniment_application", server.user, "CONNECT, TEMPORARY"),
+            ("muniment_auditor", server.auditor, "CONNECT"),
+        ):
+            _make_role(connection, group)
+            connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(member)))
+            connection.execute(
+                sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(rights), catalog, sql.Identifier(group))
+            )
+        auditor = sql.Identifier(server.auditor)
+        connection.execute(sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(auditor))
+        connection.execute(sql.SQL("ALTER ROLE {} SET search_path = audit, public").format(auditor))
+
+
+def _make_role(connection: psycopg.Connection[tuple[object, ...]], role: str) -> None:
+    with contextlib.suppress(psycopg.errors.DuplicateObject):
+        connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
 
 
 def _superuser(server: state.Postgres) -> psycopg.Connection[tuple[object, ...]]:

@@ -25,14 +25,19 @@ FILE = "services.json"
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """The embedded PostgreSQL: one server, a database and a role for Muniment, and the same for Airflow."""
+    """The embedded PostgreSQL: one server, a database for Muniment with an owner, a role that works and one that
+    reads, and a database for Airflow with a role of its own."""
 
     port: int
     superuser_password: str = field(repr=False)
+    owner_password: str = field(repr=False)
     password: str = field(repr=False)
+    auditor_password: str = field(repr=False)
     airflow_password: str = field(repr=False)
     superuser: str = "postgres"
+    owner: str = "muniment_owner"
     user: str = "muniment"
+    auditor: str = "auditor"
     database: str = "muniment"
     airflow_user: str = "airflow"
     airflow_database: str = "airflow"
@@ -103,8 +108,19 @@ class Services:
 
     @property
     def database_url(self) -> str:
-        """libpq URL of the catalog, with its password. Raises UsageError if there is no embedded one."""
+        """libpq URL of the catalog as the application, with its password. Raises UsageError if there is no embedded
+        one."""
         return self._database(lambda p: (p.user, p.password, p.database))
+
+    @property
+    def owner_url(self) -> str:
+        """libpq URL of the catalog as its owner: for migrations, never for work."""
+        return self._database(lambda p: (p.owner, p.owner_password, p.database))
+
+    @property
+    def auditor_url(self) -> str:
+        """libpq URL of the catalog as an auditor, who reads."""
+        return self._database(lambda p: (p.auditor, p.auditor_password, p.database))
 
     @property
     def superuser_url(self) -> str:
@@ -150,9 +166,9 @@ def load(root: Path) -> Services | None:
         document = json.loads(path.read_text(encoding="utf-8"))
         return Services(
             root=root,
-            postgres=_read(Postgres, document, "postgres"),
-            s3=_read(S3, document, "s3"),
-            airflow=_read(Airflow, document, "airflow"),
+            postgres=_read(Postgres, document, "postgres", path),
+            s3=_read(S3, document, "s3", path),
+            airflow=_read(Airflow, document, "airflow", path),
         )
     except FileNotFoundError:
         return None
@@ -179,7 +195,8 @@ def save(services: Services) -> Services:
 def with_postgres(services: Services) -> tuple[Services, Postgres]:
     """The services with PostgreSQL's port and passwords chosen and saved, if they were not yet."""
     if services.postgres is None:
-        fresh = Postgres(free_ports(1, services.ports)[0], _password(), _password(), _password())
+        port = free_ports(1, services.ports)[0]
+        fresh = Postgres(port, _password(), _password(), _password(), _password(), _password())
         services = save(replace(services, postgres=fresh))
     assert services.postgres is not None
     return services, services.postgres
@@ -215,7 +232,7 @@ def _password() -> str:
 _State = TypeVar("_State", Postgres, S3, Airflow)
 
 
-def _read(kind: type[_State], document: Any, name: str) -> _State | None:
+def _read(kind: type[_State], document: Any, name: str, path: Path) -> _State | None:
     values = document.get(name)
     if values is None:
         return None
@@ -223,4 +240,10 @@ def _read(kind: type[_State], document: Any, name: str) -> _State | None:
     for key, value in values.items():
         if key in expected and type(value).__name__ != expected[key]:
             raise ValueError(f"{name}.{key}: expected {expected[key]}, found {type(value).__name__}")
+    if kind is Postgres and "superuser_password" in values and "owner_password" not in values:
+        raise UsageError(
+            f"{path}: refusing to use this workspace: an earlier Muniment made it, with one role that owns "
+            "the database and works in it. Nothing was changed. Stop its services with `muniment down` and use "
+            "another workspace (or move this one away); read what is in it with the version that made it."
+        )
     return kind(**values)

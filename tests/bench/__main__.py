@@ -173,7 +173,13 @@ def _ingest_here(root: Path, folder: Path, fresh: str) -> None:
     services = embedded.load(root)
     assert services is not None
     settings = Settings(
-        root, services.database_url, services.vault_url, services.access_key, services.secret_key, "bench"
+        root,
+        services.database_url,
+        services.vault_url,
+        services.access_key,
+        services.secret_key,
+        "bench",
+        database_owner_url=services.owner_url,
     )
     source = sources.source_at(str(folder), folder)
     source = source.model_copy(update={"name": f"{source.name}#{fresh}"})

@@ -122,6 +122,7 @@ def main() -> None:
             settings = Settings(
                 root=root,
                 database_url=services.database_url,
+                database_owner_url=services.owner_url,
                 vault_url=services.vault_url,
                 vault_access_key=services.access_key,
                 vault_secret_key=services.secret_key,

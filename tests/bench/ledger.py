@@ -143,6 +143,7 @@ def main() -> None:
             settings = Settings(
                 root=root,
                 database_url=services.database_url,
+                database_owner_url=services.owner_url,
                 vault_url=f"file://{root}/{uuid4().hex}",
                 vault_access_key=None,
                 vault_secret_key=None,

@@ -186,6 +186,7 @@ def own_settings(own: Services) -> Settings:
     return Settings(
         root=own.root,
         database_url=own.database_url,
+        database_owner_url=own.owner_url,
         vault_url=own.vault_url,
         vault_access_key=own.access_key,
         vault_secret_key=own.secret_key,

@@ -32,6 +32,7 @@ from retention.holds.scopes import Scope
 from retention.packages import bags
 from retention.packages.check import verify_bag
 from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
+from tests.owning import owning
 
 Clock = Callable[[], datetime]
 EVERYTHING = Selection(everything=True)
@@ -431,7 +432,7 @@ def test_notices_come_first(ready: Archive, clock: Clock, tmp_path: Path) -> Non
     assert proposing.propose(ready, clock()).not_notified == 1
     assert proposing.announce(ready, clock()) == {"NOTICED": 1}
     assert proposing.announce(ready, clock()) == {}
-    with transaction(ready.connections) as conn:
+    with owning(ready) as conn:
         assert conn.execute("SELECT count(*) FROM plan_items").fetchone() == (1,)
         conn.execute("UPDATE notices SET notified_at = notified_at - interval '3 months'")
     assert proposing.propose(ready, clock()).items == 1
@@ -440,7 +441,7 @@ def test_notices_come_first(ready: Archive, clock: Clock, tmp_path: Path) -> Non
 def test_a_descriptive_tombstone_and_an_opaque_one(ready: Archive, clock: Clock, tmp_path: Path) -> None:
     capture_all(ready, [Document("DESCRIBED", "the plan of the house"), Document("SHORT", "y")], clock, tmp_path / "in")
     run(ready, approve_all(ready, clock), clock)
-    with transaction(ready.connections) as conn:
+    with owning(ready) as conn:
         rows = conn.execute("SELECT annex_id FROM tombstones WHERE annex_id IS NOT NULL").fetchall()
         assert len(rows) == 1
         assert descriptors.read_line(ready, conn, rows[0][0]).title == "the plan of the house"
@@ -461,7 +462,7 @@ def test_a_tombstone_describes_while_descriptions_are_rebuilt(ready: Archive, cl
         ready, [Document("DESCRIBED", f"the plan of house {n}") for n in (1, 2)], clock, tmp_path / "in"
     )
     plan_id = approve_all(ready, clock)
-    with transaction(ready.connections) as conn:
+    with owning(ready) as conn:
         conn.execute("TRUNCATE descriptions, descriptions_complete")  # as a crash of PostgreSQL does
         conn.execute("UPDATE descriptor_lines SET sha256 = sha256('') WHERE subject_id = %s", (two,))
     done = run(ready, plan_id, clock)
@@ -611,7 +612,7 @@ def test_another_record_in_place_of_the_acknowledgement_destroys_nothing(
     said = json.loads(answer.read_text())
     forged = json.dumps(said | {"accepted": [str(record)], "rejected": []}).encode()
     other = evidence.keep(ready, "forged", "forged", forged, clock)
-    with transaction(ready.connections) as conn:
+    with owning(ready) as conn:
         conn.execute("UPDATE transfers SET receipt_id = %s", (other,))
     with pytest.raises(Damaged, match="not the acknowledgement"):
         run(ready, plan_id, clock)

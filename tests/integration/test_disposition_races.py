@@ -29,6 +29,7 @@ from retention.holds.scopes import Scope
 from retention.model import RecordState
 from tests.archive_builder import KEYS, Document, capture_all, enrol, load
 from tests.deposits import Doc, batch, detain, release
+from tests.owning import owning
 
 Clock = Callable[[], datetime]
 MATTER = Matter("Levi v. Cohen", "court order", date(2099, 1, 1))
@@ -63,7 +64,7 @@ def test_a_rebuild_describes_nobody_who_is_destroyed_meanwhile(
 ) -> None:
     (record,) = capture_all(ready, [Document("SHORT", "old")], clock, tmp_path / "in")
     plan_id = approved(ready, clock)
-    with transaction(ready.connections) as conn:
+    with owning(ready) as conn:
         conn.execute("TRUNCATE descriptions, descriptions_complete")  # as a crash of PostgreSQL does
     running = threading.Thread(target=lambda: execution.execute(ready, plan_id, clock))
     describe = descriptors.describe
@@ -198,7 +199,7 @@ def test_a_proposal_of_every_kind_expires(ready: Archive, clock: Clock) -> None:
 def test_one_person_in_the_place_of_two(ready: Archive, clock: Clock, tmp_path: Path, stolen: str) -> None:
     (record,) = capture_all(ready, [Document("SHORT", "old")], clock, tmp_path / "in")
     plan_id = approved(ready, clock)
-    with transaction(ready.connections) as conn:  # by who owns the database, past the trigger that forbids it
+    with owning(ready) as conn:  # by who owns the database, past the trigger that forbids it
         conn.execute("ALTER TABLE signatures DISABLE TRIGGER signatures_append_only")
         query = f"""UPDATE signatures s SET signature = ({stolen}) FROM proposals p
                      WHERE p.proposal_id = s.proposal_id AND s.proposal_id = %s AND s.person_id = p.second_signer"""
@@ -213,7 +214,7 @@ def test_another_payload_in_the_place_of_the_one_that_is_signed(ready: Archive, 
         holds.place(ready, Scope(classes=(name,)), Mode.DYNAMIC, MATTER, clock()).hold_id for name in ("SHORT", "LONG")
     )
     proposal = holds.propose_release(ready, one, clock())
-    with transaction(ready.connections) as conn:  # by who owns the database, past the trigger that forbids it
+    with owning(ready) as conn:  # by who owns the database, past the trigger that forbids it
         conn.execute("ALTER TABLE proposals DISABLE TRIGGER proposals_stay_as_signed")
         conn.execute("UPDATE proposals SET payload = %s", (json.dumps({"hold": str(two)}),))
     armored = signatures.sign(KEYS["Ruth Levi"], (proposal.statement or "").encode())

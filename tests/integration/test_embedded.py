@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -123,23 +124,27 @@ def test_everything_listens_on_loopback_only(root: Path) -> None:
 
 
 def test_each_role_has_its_own_database_only(services: embedded.Services) -> None:
-    with psycopg.connect(services.database_url) as connection:
-        row = connection.execute(
-            "SELECT current_setting('is_superuser'), rolcreaterole, datname = current_user, "
-            "current_setting('data_checksums'), current_setting('jit') "
-            "FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()"
-        ).fetchone()
-    assert row == ("off", False, True, "on", "off")
+    urls = {"muniment_owner": services.owner_url, "muniment": services.database_url, "auditor": services.auditor_url}
+    for name, url in urls.items():
+        with psycopg.connect(url) as connection:
+            row = connection.execute(
+                "SELECT current_user, current_setting('is_superuser'), rolcreaterole, rolcreatedb, rolbypassrls, "
+                "pg_get_userbyid(datdba), current_setting('data_checksums'), current_setting('jit'), "
+                "current_setting('default_transaction_read_only') "
+                "FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()"
+            ).fetchone()
+        read_only = "on" if name == "auditor" else "off"
+        assert row == (name, "off", False, False, False, "muniment_owner", "on", "off", read_only)
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(url.removesuffix("muniment") + "airflow").close()
     assert services.postgres
-    crossed = services.database_url.removesuffix("muniment") + "airflow"
-    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-        psycopg.connect(crossed).close()
+    assert len({urlsplit(url).password for url in (*urls.values(), services.superuser_url)}) == 4
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(services.database_url.replace(services.postgres.password, "wrong")).close()
 
 
 def test_the_log_of_postgresql_keeps_nothing_of_a_statement(root: Path, services: embedded.Services) -> None:
-    with psycopg.connect(services.database_url, autocommit=True) as connection:
+    with psycopg.connect(services.owner_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE people (name text PRIMARY KEY)")
         for _ in range(2):
             try:
@@ -221,7 +226,7 @@ def refuses_deletion(services: embedded.Services, key: str, version: str) -> boo
 
 def test_kill_9_of_both_loses_nothing(root: Path, services: embedded.Services) -> None:
     assert services.s3
-    with psycopg.connect(services.database_url, autocommit=True) as connection:
+    with psycopg.connect(services.owner_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT i FROM generate_series(1, 1000) i")
     version = seaweedfs.client(services.s3).put_object(
         Bucket="muniment",
@@ -236,7 +241,7 @@ def test_kill_9_of_both_loses_nothing(root: Path, services: embedded.Services) -
         time.sleep(0.02)
     after = embedded.up(root, environ={})
     assert after == services
-    with psycopg.connect(after.database_url, autocommit=True) as connection:
+    with psycopg.connect(after.owner_url, autocommit=True) as connection:
         assert connection.execute("SELECT count(*), sum(i) FROM kept").fetchone() == (1000, 500500)
         connection.execute("DROP TABLE kept")
     assert after.s3

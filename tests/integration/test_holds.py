@@ -27,6 +27,7 @@ from retention.model import RecordState
 from retention.packages.check import verify_bag
 from retention.reports import Status
 from tests.deposits import Doc, batch, deposit, described, detain, file_under, release, released
+from tests.owning import owning
 
 MATTER = Matter("Levi v. Acme", "Court order 17/2026", date(2099, 1, 1))
 
@@ -45,7 +46,7 @@ def members(archive: Archive, hold_id: UUID) -> set[UUID]:
 
 
 def execute(archive: Archive, query: Any, *params: Any) -> list[tuple[Any, ...]]:
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         cursor = conn.execute(query, params)
         return cursor.fetchall() if cursor.description else []
 

@@ -33,6 +33,7 @@ from retention.tlog.checkpoint import Checkpoint
 from retention.vault.base import Vault
 from retention.vault.s3 import S3Vault
 from tests.deposits import Doc, deposit
+from tests.owning import owning
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/auditing.md"
@@ -310,7 +311,7 @@ def test_what_is_not_published_is_counted(run: Office, audit: Path, tmp_path: Pa
 
 
 def test_an_event_that_the_catalog_has_otherwise_is_not_proven(run: Office, audit: Path, tmp_path: Path) -> None:
-    with open_archive(run.settings, datetime.now(UTC)) as archive, transaction(archive.connections) as conn:
+    with open_archive(run.settings, datetime.now(UTC)) as archive, owning(archive) as conn:
         conn.execute("ALTER TABLE events DISABLE TRIGGER USER")
         conn.execute(
             "UPDATE events SET entry = overlay(entry placing 'x'::bytea from 3) WHERE position = "

@@ -33,6 +33,7 @@ from retention.packages.acknowledgements import read_acknowledgement
 from retention.packages.bags import Bag, read_bag
 from retention.packages.check import verify_bag
 from retention.vault.base import Vault
+from tests.owning import owning
 
 Clock = Callable[[], datetime]
 SAMPLES = Path(__file__).parents[1] / "samples" / "documents"
@@ -227,7 +228,7 @@ def test_the_basis_is_the_rule_that_decided_or_all_of_its_classes(
     archive: Archive, tmp_path: Path, clock: Clock
 ) -> None:
     (record,) = keep(archive, tmp_path / "in", clock, ["a.txt"])
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         conn.execute("INSERT INTO classes (class_id) VALUES ('US-HR-050')")
         conn.execute(
             "INSERT INTO record_labels SELECT %s, class_key, now() FROM classes WHERE class_id = 'US-HR-050'", (record,)
@@ -284,7 +285,7 @@ def test_no_name_leaves_its_folder(archive: Archive, tmp_path: Path, clock: Cloc
 
 def spoil(archive: Archive, record: UUID, how: str) -> None:
     """Damage what catalog or vault have of one record, behind their back."""
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         row = conn.execute("SELECT sealed_sha256, version FROM contents WHERE record_id = %s", (record,)).fetchone()
         assert row is not None
         if how == "other commitment":

@@ -23,6 +23,7 @@ from retention.archive import Archive, load_key, open_archive
 from retention.config import Settings
 from retention.database import transaction
 from retention.errors import Damaged, MunimentError, NotFound, Refused, UsageError
+from tests.owning import owning
 
 Clock = Callable[[], datetime]
 
@@ -132,7 +133,7 @@ def test_history_names_nobody(archive: Archive, inbox: Path, clock: Clock) -> No
 @pytest.mark.parametrize("table", ["events", "event_subjects"])
 def test_history_cannot_be_changed(archive: Archive, table: str, statement: str) -> None:
     refused = pytest.raises(psycopg.errors.RestrictViolation, match="history is append-only")
-    with psycopg.connect(archive.settings.database_url) as conn, refused:
+    with owning(archive) as conn, refused:
         conn.execute(statement.format(table).encode())
 
 
@@ -320,7 +321,7 @@ def test_a_run_that_lost_a_batch_is_red_not_complete(settings: Settings, inbox: 
 def test_descriptions_are_rebuilt_from_the_vault(archive: Archive, inbox: Path, clock: Clock) -> None:
     run(archive, inbox, clock)
     query = "SELECT * FROM descriptions ORDER BY subject_id"
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         before = conn.execute(query).fetchall()
         conn.execute("TRUNCATE descriptions, descriptions_complete")  # what PostgreSQL does after a crash
     with transaction(archive.connections) as conn:
@@ -341,7 +342,7 @@ def test_a_descriptor_that_is_gone_or_changed_is_named_and_stops_nothing_else(
     run(archive, inbox, clock)
     (inbox / "last.txt").write_text("The last letter.\n")
     run(archive, inbox, clock)
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         conn.execute("TRUNCATE descriptions, descriptions_complete")
         first, second, _ = (r[0] for r in conn.execute("SELECT descriptor_id FROM descriptors ORDER BY recorded_at"))
         conn.execute("UPDATE descriptors SET sha256 = sha256('other') WHERE descriptor_id = %s", (first,))

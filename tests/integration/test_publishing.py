@@ -27,6 +27,7 @@ from retention.tlog import checkpoint, tiles
 from retention.tlog.checkpoint import Checkpoint
 from retention.tlog.tiles import ENTRIES, Tile
 from retention.vault.base import Stored, Vault
+from tests.owning import owning
 
 ORIGIN = "records.example.org/ledger"
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -39,7 +40,7 @@ def append(archive: Archive, count: int) -> None:
 
 
 def execute(archive: Archive, query: Any, *params: Any) -> None:
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         for table in ("events", "event_subjects"):  # past the triggers, as an owner could
             conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
         conn.execute(query, params)
@@ -276,9 +277,9 @@ def test_signed_and_not_published_is_published_as_it_was(ready: Archive, monkeyp
     assert read(ready.vault, CHECKPOINT) == signed
 
 
-def test_the_application_cannot_rewrite_what_was_signed(ready: Archive) -> None:
+def test_not_even_the_owner_rewrites_what_was_signed_by_mistake(ready: Archive) -> None:
     publishing.publish(ready, AT)
     for table in ("ledger_keys", "ledger_checkpoints"):
         for statement in (f"DELETE FROM {table}", f"TRUNCATE {table}", f"UPDATE {table} SET recorded_at = now()"):
-            with pytest.raises(Exception, match="append-only"), transaction(ready.connections) as conn:
+            with pytest.raises(Exception, match="append-only"), owning(ready) as conn:
                 conn.execute(statement)

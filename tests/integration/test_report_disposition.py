@@ -23,6 +23,7 @@ from retention.reports.ceilings import CODES
 from retention.reports.model import Disposition, Figure
 from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
 from tests.integration.test_reports import assert_every_number_is_its_list
+from tests.owning import owning
 
 Clock = Callable[[], datetime]
 DAY = timedelta(days=1)
@@ -221,7 +222,7 @@ def test_findings_are_those_of_the_engine_over_every_record(archive: Archive, cl
         clock,
         tmp_path / "in2",
     )
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         row = conn.execute("INSERT INTO trigger_kinds (kind) VALUES ('last_visit') RETURNING ordinal").fetchone()
         assert row is not None
         conn.execute(

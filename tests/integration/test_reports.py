@@ -31,6 +31,7 @@ from retention.reports import ComplianceReport, Status
 from retention.reports.model import figures, listing
 from retention.seal import new_record_key
 from retention.vault import ensure_vault
+from tests.owning import owning
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 TODAY = date(2026, 11, 22)
@@ -80,7 +81,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Serv
 
 def settings_of(services: embedded.Services, name: str, root: Path) -> Settings:
     database = services.database_url.rpartition("/")[0] + f"/{name}"
-    return Settings(root / "var", database, f"file://{root / 'vault'}")
+    owner = services.owner_url.rpartition("/")[0] + f"/{name}"
+    return Settings(root / "var", database, f"file://{root / 'vault'}", database_owner_url=owner)
 
 
 @contextmanager
@@ -88,7 +90,7 @@ def database(services: embedded.Services, template: str) -> Iterator[str]:
     """A database of its own, dropped afterwards: a server that stops writes out all that is left."""
     assert services.postgres
     name = f"report_{uuid4().hex}"
-    names = {"name": name, "owner": services.postgres.user, "template": template}
+    names = {"name": name, "owner": services.postgres.owner, "template": template}
     quoted = {key: sql.Identifier(value) for key, value in names.items()}
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
         conn.execute(sql.SQL("CREATE DATABASE {name} OWNER {owner} TEMPLATE {template}").format(**quoted))
@@ -461,7 +463,7 @@ def test_nothing_loaded_says_so(empty: Archive, tmp_path: Path) -> None:
 
 
 def in_catalog(archive: Archive, statement: str, *values: object) -> None:
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         conn.execute(statement.encode(), values)
 
 
@@ -471,13 +473,13 @@ def run_now(archive: Archive, source: str, started: datetime, state: str, **coun
 
 
 def forget_events(archive: Archive) -> None:
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         conn.execute("ALTER TABLE event_subjects DISABLE TRIGGER event_subjects_append_only")
         conn.execute("DELETE FROM event_subjects WHERE subject_id IN (SELECT record_id FROM records)")
 
 
 def rewrite_history(archive: Archive, assignment: str) -> None:
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         conn.execute("ALTER TABLE events DISABLE TRIGGER events_append_only")
         conn.execute(f"UPDATE events SET {assignment} WHERE position = 5".encode())
 

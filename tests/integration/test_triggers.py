@@ -16,6 +16,7 @@ from retention.engine import decide
 from retention.errors import NotFound, Refused, UsageError
 from retention.seal import new_record_key
 from retention.triggers import Change, Given, Retraction, change
+from tests.owning import owning
 
 SCHEDULE = """
 version: 1
@@ -267,7 +268,7 @@ def test_the_ledger_holds_no_date_and_the_sealed_line_does(loaded: Archive) -> N
 def test_descriptions_are_rebuilt_with_aggregations_and_without_their_events(loaded: Archive) -> None:
     subject = patient(loaded)
     change(loaded, Change((Given(subject, "birth", date(1987, 6, 5)),)), NOW)
-    with transaction(loaded.connections) as conn:
+    with owning(loaded) as conn:
         conn.execute("TRUNCATE descriptions, descriptions_complete")
         assert descriptors.missing(conn) == 1
     assert descriptors.rebuild(loaded) == descriptors.Rebuilt(1)

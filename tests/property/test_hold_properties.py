@@ -103,8 +103,8 @@ def conn(services: Services, template: str) -> Iterator[Connection]:
     """A connection to a migrated database; each test rolls back what it wrote."""
     name = f"hold_scopes_{uuid4().hex}"
     with psycopg.connect(services.superuser_url, autocommit=True) as superuser:
-        superuser.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER muniment")
-        with psycopg.connect(services.database_url.rsplit("/", 1)[0] + f"/{name}") as connection:
+        superuser.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER muniment_owner")
+        with psycopg.connect(services.owner_url.rsplit("/", 1)[0] + f"/{name}") as connection:
             yield connection
             connection.rollback()
         superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -50,6 +50,8 @@ def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:
     for secret in (
         services.postgres.password,
         services.postgres.superuser_password,
+        services.postgres.owner_password,
+        services.postgres.auditor_password,
         services.postgres.airflow_password,
         services.s3.secret_key,
     ):
@@ -58,7 +60,7 @@ def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:
 
 def test_nothing_started_is_none_and_asking_for_a_url_says_what_to_do(tmp_path: Path) -> None:
     assert state.load(tmp_path) is None
-    for ask in ("database_url", "vault_url", "airflow_database_url", "access_key"):
+    for ask in ("database_url", "owner_url", "auditor_url", "vault_url", "airflow_database_url", "access_key"):
         with pytest.raises(UsageError, match="muniment up"):
             getattr(state.Services(tmp_path), ask)
 
@@ -81,6 +83,19 @@ def test_an_unknown_key_is_not_dropped_silently(tmp_path: Path) -> None:
     (tmp_path / state.FILE).write_text(json.dumps(document))
     with pytest.raises(UsageError, match="prot"):
         state.load(tmp_path)
+
+
+def test_a_workspace_of_one_role_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    made(tmp_path)
+    document = json.loads((tmp_path / state.FILE).read_text())
+    for key in ("owner", "owner_password", "auditor", "auditor_password"):
+        del document["postgres"][key]
+    (tmp_path / state.FILE).write_text(written := json.dumps(document))
+    with pytest.raises(
+        UsageError, match=r"services\.json: refusing to use this workspace: an earlier Muniment made it"
+    ):
+        embedded.up(tmp_path)
+    assert (tmp_path / state.FILE).read_text() == written
 
 
 def test_data_that_is_gone_is_never_replaced_by_an_empty_service(tmp_path: Path) -> None:
