@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -28,6 +27,7 @@ from tests.archive_builder import Document, capture_all, load
 from tests.deposits import Doc, deposit, detain
 from tests.integration.test_life import PERSONAL
 from tests.integration.test_residue import found as places
+from tests.owning import owning
 
 Clock = Callable[[], datetime]
 Muniment = Callable[..., Any]
@@ -163,7 +163,7 @@ def test_what_the_schedule_does_not_know_may_be_personal(archive: Archive, ids: 
     (record,) = deposit(archive, Doc("a scan", "unclassified"), now=clock())
     before = size(archive)
     reading.show(archive, record, Reader("audit", clock()))
-    with transaction(archive.connections) as conn:
+    with owning(archive) as conn:
         conn.execute(
             "INSERT INTO record_labels SELECT %s, class_key, now() FROM classes WHERE class_id = 'CHILD'",
             (ids["memo"],),
@@ -191,10 +191,8 @@ def test_many_at_once_are_cut(
 # ---------------------------------------------------------------- what a ledger that cannot be written shows
 
 
-def test_nothing_is_shown_that_is_not_recorded(
-    archive: Archive, ids: dict[str, UUID], muniment: Muniment, settings: Settings
-) -> None:
-    with psycopg.connect(settings.database_url) as conn:
+def test_nothing_is_shown_that_is_not_recorded(archive: Archive, ids: dict[str, UUID], muniment: Muniment) -> None:
+    with owning(archive) as conn:
         conn.execute(
             """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
                $$ BEGIN RAISE EXCEPTION 'the disk is full' USING ERRCODE = 'disk_full'; END $$"""
