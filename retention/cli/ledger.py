@@ -88,8 +88,8 @@ def ledger_publish(context: typer.Context) -> None:
     """Publish what the ledger has to the vault, with a signed checkpoint."""
     from retention.history import publishing
 
-    with opened(context.obj) as archive:
-        done = publishing.publish(archive, now())
+    with opened(context.obj) as archive, progress("events published") as show:
+        done = publishing.publish(archive, now(), show)
     value = {"size": done.size, "root": done.root.hex(), "before": done.before, "tiles": done.tiles}
 
     def people() -> None:

@@ -16,7 +16,7 @@ Rules of this module (c2sp.org/tlog-tiles, c2sp.org/tlog-checkpoint):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -41,6 +41,8 @@ KEPT = timedelta(days=3653)  # a copy of a checkpoint is locked ten years; by th
 
 _WAITING = 64  # tiles that wait to be put
 
+Teller = Callable[[int, int], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -52,8 +54,10 @@ class Published:
     tiles: int
 
 
-def publish(archive: Archive, now: datetime) -> Published:
-    """Publish what the ledger has. Raises NotFound before a key was made, Refused where history disagrees."""
+def publish(archive: Archive, now: datetime, tell: Teller | None = None) -> Published:
+    """Publish what the ledger has. `tell` is told how many of how many new events are in the vault.
+
+    Raises NotFound before a key was made, Refused where history disagrees."""
     with transaction(archive.connections) as conn:
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         if conn.execute("SELECT pg_try_advisory_xact_lock(hashtext('muniment ledger publish'))").fetchone() != (True,):
@@ -65,7 +69,7 @@ def publish(archive: Archive, now: datetime) -> Published:
         _refuse_another_history(former, size, root)
         old, count = former.size if former else 0, 0
         if size > old:
-            count = _put_tiles(archive, _tiles(conn, archive.vault, old, size, root))
+            count = _put_tiles(archive, _tiles(conn, archive.vault, old, size, root), old, size, tell)
         signed = _signed(archive, key, Checkpoint(key.origin, size, root), now)
         _put_checkpoint(archive.vault, size, signed, now)
     return Published(size, root, old, count)
@@ -159,7 +163,7 @@ def _edge_frontier(vault: Vault, size: int) -> list[bytes]:
     return [node(level, index) for level, index in merkle.subtrees(0, size)]
 
 
-def _put_tiles(archive: Archive, files: Iterable[tuple[Tile, bytes]]) -> int:
+def _put_tiles(archive: Archive, files: Iterable[tuple[Tile, bytes]], old: int, size: int, tell: Teller | None) -> int:
     """Put each, in parallel; the first error ends it."""
     count = 0
 
@@ -171,6 +175,10 @@ def _put_tiles(archive: Archive, files: Iterable[tuple[Tile, bytes]]) -> int:
         waiting = iter(files)
         while some := list(islice(waiting, _WAITING)):
             count += len(list(threads.map(put, some)))
+            if tell:
+                there = [tile.index * tiles.WIDTH + tile.width for tile, _ in some if tile.level == tiles.ENTRIES]
+                if there:  # else the last few tiles, of which the bundles are told
+                    tell(there[-1] - old, size - old)
     return count
 
 

@@ -170,6 +170,20 @@ def _known(archive: Archive) -> list[keys.LogKey]:
         return keys.all_keys(conn)
 
 
+def test_it_says_how_far_it_is(ready: Archive) -> None:
+    append(ready, 299)  # and the key's event
+    publishing.publish(ready, AT)
+    append(ready, 40 * 256)
+    told: list[tuple[int, int]] = []
+    publishing.publish(ready, AT, lambda done, total: told.append((done, total)))
+    assert told == sorted(told) and len(told) > 1
+    assert 0 < told[0][0] < told[-1][0] == 40 * 256
+    assert {total for _, total in told} == {40 * 256}
+    told.clear()
+    publishing.publish(ready, AT, lambda done, total: told.append((done, total)))
+    assert told == []
+
+
 def test_a_restored_database_is_not_published(ready: Archive) -> None:
     append(ready, 10)
     publishing.publish(ready, AT)
