@@ -422,7 +422,8 @@ def _events(
     def common(subject: UUID, description: Description) -> dict[str, Any]:
         return {
             "run": str(batch.run_id),
-            "findings": list(_codes(description)),
+            "batch": batch.number,
+            "findings": dict(sorted(_worst(description).items())),
             "descriptor": str(lines[subject].descriptor_id),
             "descriptor_sha256": lines[subject].sha256.hex(),
         }
@@ -434,20 +435,29 @@ def _events(
             "document": p.key.commitment(digest).hex(),
             "sealed_bytes": p.sealed_bytes,
             "sealed_sha256": p.sealed_sha256.hex(),
+            "version": p.version,
         }
 
+    numbers = {item.subject_id: number for number, item in enumerate(_items(batch))}
     for unit in batch.admitted:
         for d in unit.deposits:
             detail = common(d.record_id, d.description) | sealed(d.record_id, d.sha256, d.size) | _dates(d)
+            if d.record_id in numbers:  # not what came inside another document
+                detail["item"] = numbers[d.record_id]
+            if d.aggregation:
+                detail["aggregation"] = str(aggregations.identity(archive.safe, Aggregation(*d.aggregation)))
             if d.record_id in superseded:
                 detail["supersedes"] = str(superseded[d.record_id])
             yield Event("ing", now, archive.agent, (d.record_id,), detail=detail)
     for _, detained in batch.quarantined:
         subject = detained.quarantine_id
         detail = common(subject, detained.description) | sealed(subject, detained.sha256, detained.size)
+        detail["item"] = numbers[subject]
+        if subject in superseded:
+            detail["supersedes"] = str(superseded[subject])
         yield Event("qua", now, archive.agent, (subject,), detail=detail)
     for _, turned in batch.rejected:
-        detail = common(turned.item_id, turned.description)
+        detail = common(turned.item_id, turned.description) | {"item": numbers[turned.item_id]}
         yield Event("ing", now, archive.agent, (turned.item_id,), "failure", detail)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from uuid import UUID
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from psycopg import sql
 
 from retention import ledger
 from retention.archive import Archive, pseudonym
@@ -141,7 +142,7 @@ def close(archive: Archive, run_id: UUID, discovered: int, deferred: int, now: d
         conn.execute("UPDATE run_batches SET known_ids = NULL WHERE run_id = %s", (run_id,))
         _write(archive, folder, content)
         outcome = "success" if state == "complete" else "failure"
-        detail = {"run": str(run_id), "reconciliation": digest.hex(), **sums}
+        detail = {"run": str(run_id), "reconciliation": digest.hex(), "batches": _batches(conn, run_id), **sums}
         ledger.append(conn, [Event("ine", now, archive.agent, (run_id,), outcome, detail)], now)
     return found
 
@@ -154,7 +155,24 @@ def interrupt(archive: Archive, run_id: UUID, now: datetime) -> None:
             (now, run_id),
         ).fetchone()
         if changed:
-            ledger.append(conn, [Event("ine", now, archive.agent, (run_id,), "failure", {"run": str(run_id)})], now)
+            conn.execute("UPDATE run_batches SET known_ids = NULL WHERE run_id = %s", (run_id,))
+            detail = {"run": str(run_id), "batches": _batches(conn, run_id)}
+            ledger.append(conn, [Event("ine", now, archive.agent, (run_id,), "failure", detail)], now)
+
+
+# SHA-256 of all that the batches of run `r` say, once it has ended: no event has each.
+BATCHES = """sha256(convert_to(coalesce((
+    SELECT jsonb_agg(jsonb_build_array(b.batch, extract(epoch FROM b.committed_at), b.admitted, b.quarantined,
+                                       b.rejected, b.known, b.children, b.bytes, b.expectations, b.known_ids)
+                     ORDER BY b.batch)::text
+      FROM run_batches b WHERE b.run_id = r.run_id), ''), 'UTF8'))"""
+
+
+def _batches(conn: Connection, run_id: UUID) -> str:
+    query = sql.SQL("SELECT {} FROM runs r WHERE run_id = {}").format(sql.SQL(BATCHES), run_id)
+    row = conn.execute(query).fetchone()
+    assert row is not None
+    return bytes(row[0]).hex()
 
 
 def observe(archive: Archive, dag: str, dag_run: str, success: bool, now: datetime) -> None:

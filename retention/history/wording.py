@@ -359,7 +359,7 @@ class _Called(dict[str, object]):
 
 
 _LINE = "descriptor descriptor_sha256"
-_SEALED = "bytes document sealed_bytes sealed_sha256"
+_SEALED = "bytes document sealed_bytes sealed_sha256 version"
 _SUMS = "discovered admitted quarantined rejected known children deferred bytes"
 _END = "plan class rule retain_until sealed_sha256"
 _PACKAGE = "package digest purpose records files bytes"
@@ -367,17 +367,20 @@ _PACKAGE = "package digest purpose records files bytes"
 SHAPES = (
     # runs, capture, quarantine
     Shape("ins", "run source schedule", _begun),
-    Shape("ine", f"run reconciliation {_SUMS}", _ended),
-    Shape("ine", f"run reconciliation {_SUMS}", _ended_badly, failed=True),
-    Shape("ine", "run", "the run was cut short | its process was gone | what it had taken in stands", failed=True),
+    Shape("ine", f"run reconciliation batches {_SUMS}", _ended),
+    Shape("ine", f"run reconciliation batches {_SUMS}", _ended_badly, failed=True),
+    Shape(
+        *("ine", "run batches", "the run was cut short | its process was gone | what it had taken in stands"),
+        failed=True,
+    ),
     Shape("ine", "dag dag_run", "the scheduler's run ended well"),
     Shape("ine", "dag dag_run", "the scheduler's run failed", failed=True),
     Shape(
-        *("ing", f"run findings {_LINE} {_SEALED} class rule received", _ingested),
-        may="parent document_date modified supersedes format puid libmagic",
+        *("ing", f"run batch findings {_LINE} {_SEALED} class rule received", _ingested),
+        may="item aggregation parent document_date modified supersedes format puid libmagic",
     ),
-    Shape("ing", f"run findings {_LINE}", _turned_away, failed=True),
-    Shape("qua", f"run findings {_LINE} {_SEALED}", _quarantined),
+    Shape("ing", f"run batch item findings {_LINE}", _turned_away, failed=True),
+    Shape("qua", f"run batch item findings {_LINE} {_SEALED}", _quarantined, may="supersedes"),
     Shape("qua", "decision=reject reason", "rejected from quarantine | {reason}"),
     Shape("unq", "decision=release", "released from quarantine, and became a record"),
     # case files, triggers, suspensions

@@ -1,0 +1,173 @@
+"""What came in, as the events of runs and captures tell it: see `retention.verification.tables`."""
+
+from __future__ import annotations
+
+from retention.runs import BATCHES
+from retention.verification.tables import Projection
+
+_LINE = "a sealed line that opens (sealed)"
+
+# A record's class and case file are what the latest event of its kind says; destroying it begins with `dea` and ends
+# with `del` or `tra`. What was let go on after `dea` (a hold came in between) is not: only those that ended count.
+_RECORDS = """
+SELECT i.subject AS record_id, coalesce(a.case_file, (i.detail ->> 'aggregation')::uuid) AS aggregation_id,
+       (i.detail ->> 'bytes')::bigint AS bytes, i.at AS recorded_at,
+       (i.detail ->> 'received')::date AS received, (i.detail ->> 'document_date')::date AS document_date,
+       (i.detail ->> 'modified')::date AS modified, NULL::date AS tagged,
+       k.class_key, coalesce(g.state, 1)::smallint AS state, (i.detail ->> 'parent')::uuid AS parent_id, i.position
+  FROM history i
+  LEFT JOIN (SELECT DISTINCT ON (subjects[1]) subjects[1] AS record_id, (detail ->> 'to')::uuid AS case_file
+               FROM history WHERE type = 'mem' AND detail ->> 'aggregation' = 'assigned'
+              ORDER BY subjects[1], position DESC) AS a ON a.record_id = i.subject
+  LEFT JOIN (SELECT DISTINCT ON (s.record_id) s.record_id, detail ->> 'class' AS class_id
+               FROM history, unnest(subjects) AS s (record_id)
+              WHERE type = 'mem' AND detail ? 'plan' AND detail ? 'class'
+              ORDER BY s.record_id, position DESC) AS c ON c.record_id = i.subject
+  LEFT JOIN (SELECT s.record_id, max(CASE type WHEN 'dea' THEN 2 WHEN 'del' THEN 3 ELSE 4 END) AS state
+               FROM history, unnest(subjects) AS s (record_id)
+              WHERE success AND ((type = 'dea' AND detail ? 'plan') OR (type IN ('del', 'tra') AND detail ? 'rule'))
+              GROUP BY s.record_id) AS g ON g.record_id = i.subject
+  LEFT JOIN classes k ON k.class_id = coalesce(c.class_id, i.detail ->> 'class')
+ WHERE i.type = 'ing' AND i.success
+"""
+
+# Of what is left: the rows of a destroyed record go with it.
+_GONE = "SELECT subject FROM history WHERE success AND type IN ('del', 'tra') AND detail ? 'rule'"
+
+_CONTENTS = """
+SELECT i.subject AS record_id, decode(i.detail ->> 'sealed_sha256', 'hex') AS sealed_sha256,
+       (i.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, i.detail ->> 'version' AS version,
+       decode(i.detail ->> 'document', 'hex') AS commitment, i.at AS verified_at,
+       (i.detail ->> 'run')::uuid AS run_id, (i.detail ->> 'supersedes')::uuid AS supersedes, i.position
+  FROM history i
+ WHERE i.type = 'ing' AND i.success AND NOT EXISTS (SELECT FROM ({gone}) AS g WHERE g.subject = i.subject)
+""".replace("{gone}", _GONE)
+
+# A document that was released lives as long as the record that it became.
+_QUARANTINE = """
+SELECT q.subject AS quarantine_id, (q.detail ->> 'run')::uuid AS run_id,
+       CASE WHEN u.position IS NOT NULL THEN 'released' WHEN r.position IS NOT NULL THEN 'rejected' ELSE 'held' END
+       AS state,
+       (q.detail ->> 'bytes')::bigint AS bytes, decode(q.detail ->> 'sealed_sha256', 'hex') AS sealed_sha256,
+       (q.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, q.detail ->> 'version' AS version,
+       decode(q.detail ->> 'document', 'hex') AS commitment, q.at AS verified_at, q.at AS recorded_at,
+       coalesce(u.at, r.at) AS decided_at, coalesce(u.person, r.person) AS decided_by,
+       r.detail ->> 'reason' AS reason, u.subjects[2] AS record_id, (q.detail ->> 'supersedes')::uuid AS supersedes,
+       coalesce(u.position, r.position, q.position) AS position
+  FROM history q
+  LEFT JOIN history u ON u.type = 'unq' AND u.subject = q.subject
+  LEFT JOIN history r ON r.type = 'qua' AND r.subject = q.subject AND r.detail ->> 'decision' = 'reject'
+ WHERE q.type = 'qua' AND q.detail ? 'sealed_sha256'
+"""
+
+_RUN_ITEMS = """
+SELECT (detail ->> 'run')::uuid AS run_id, (detail ->> 'batch')::integer AS batch, (detail ->> 'item')::integer AS item,
+       CASE WHEN type = 'qua' THEN 'quarantined' WHEN success THEN 'admitted' ELSE 'rejected' END AS outcome,
+       subject AS subject_id, position
+  FROM history WHERE type IN ('ing', 'qua') AND detail ? 'item'
+"""
+
+_FINDINGS = """
+SELECT h.subject AS subject_id, f.code, f.severity, h.position
+  FROM history h, jsonb_each_text(h.detail -> 'findings') AS f (code, severity)
+ WHERE h.type IN ('ing', 'qua') AND h.detail ? 'findings'
+   AND NOT EXISTS (SELECT FROM ({gone}) AS g WHERE g.subject = h.subject)
+   AND NOT EXISTS (SELECT FROM quarantine q WHERE q.quarantine_id = h.subject AND q.key_destroyed_at IS NOT NULL)
+""".replace("{gone}", _GONE)
+
+_RUNS = """
+SELECT s.subject AS run_id, (s.detail ->> 'source')::uuid AS source_id,
+       (s.detail ->> 'schedule')::integer AS schedule_version, s.at AS started_at, e.at AS ended_at,
+       CASE WHEN e.position IS NULL THEN 'running' WHEN e.success THEN 'complete' ELSE 'interrupted' END AS state,
+       (e.detail ->> 'discovered')::bigint AS discovered, (e.detail ->> 'admitted')::bigint AS admitted,
+       (e.detail ->> 'quarantined')::bigint AS quarantined, (e.detail ->> 'rejected')::bigint AS rejected,
+       (e.detail ->> 'known')::bigint AS known, (e.detail ->> 'children')::bigint AS children,
+       (e.detail ->> 'deferred')::bigint AS deferred, (e.detail ->> 'bytes')::bigint AS bytes,
+       decode(e.detail ->> 'reconciliation', 'hex') AS reconciliation, coalesce(e.position, s.position) AS position
+  FROM history s LEFT JOIN history e ON e.type = 'ine' AND e.subject = s.subject AND e.detail ? 'run'
+ WHERE s.type = 'ins'
+"""
+
+# Its batches, all of them: the end of a run has their digest.
+_BATCHES = """
+SELECT subject AS run_id, decode(detail ->> 'batches', 'hex') AS batches, position
+  FROM history WHERE type = 'ine' AND detail ? 'run'
+"""
+_BATCHES_FOUND = "SELECT r.run_id, {b} AS batches FROM runs r WHERE r.state <> 'running'".replace("{b}", BATCHES)
+
+_AGGREGATIONS = """
+SELECT subject AS aggregation_id, at AS recorded_at, detail ->> 'aggregation' AS kind, position
+  FROM history WHERE type = 'cre' AND detail ? 'aggregation'
+"""
+
+_AGGREGATION_CHANGES = """
+SELECT a.subjects[1] AS record_id, a.at AS recorded_at,
+       lag((a.detail ->> 'to')::uuid, 1, (i.detail ->> 'aggregation')::uuid)
+           OVER (PARTITION BY a.subjects[1] ORDER BY a.position) AS from_aggregation,
+       (a.detail ->> 'to')::uuid AS to_aggregation, coalesce(a.person, a.agent) AS recorded_by, a.position
+  FROM history a JOIN history i ON i.type = 'ing' AND i.success AND i.subject = a.subjects[1]
+ WHERE a.type = 'mem' AND a.detail ->> 'aggregation' = 'assigned'
+"""
+
+_SCHEDULES = """
+SELECT (detail ->> 'schedule')::integer AS version, decode(detail ->> 'digest', 'hex') AS digest,
+       at AS loaded_at, person AS loaded_by, decode(detail ->> 'digest', 'hex') AS of_document, position
+  FROM history WHERE type = 'poa' AND detail ? 'schedule' AND detail ? 'digest' AND detail ? 'classes'
+"""
+
+
+def _columns(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
+PROJECTIONS = (
+    Projection(
+        "records",
+        ("record_id",),
+        _columns("aggregation_id bytes recorded_at received document_date modified tagged class_key state parent_id"),
+        _RECORDS,
+        elsewhere={"special": "derived: see _SPECIAL"},
+    ),
+    Projection(
+        "contents",
+        ("record_id",),
+        _columns("sealed_sha256 sealed_bytes version commitment verified_at run_id supersedes"),
+        _CONTENTS,
+        elsewhere={"content": _LINE},
+    ),
+    Projection(
+        "quarantine",
+        ("quarantine_id",),
+        _columns(
+            "run_id state bytes sealed_sha256 sealed_bytes version commitment verified_at recorded_at decided_at "
+            "decided_by reason record_id supersedes"
+        ),
+        _QUARANTINE,
+    ),
+    Projection("run_items", ("run_id", "batch", "item"), _columns("outcome subject_id"), _RUN_ITEMS),
+    Projection("findings", ("subject_id", "code"), _columns("severity"), _FINDINGS),
+    Projection(
+        "runs",
+        ("run_id",),
+        _columns(
+            "source_id schedule_version started_at ended_at state discovered admitted quarantined rejected known "
+            "children deferred bytes reconciliation"
+        ),
+        _RUNS,
+    ),
+    Projection("run_batches", ("run_id",), ("batches",), _BATCHES, found=_BATCHES_FOUND),
+    Projection("aggregations", ("aggregation_id",), _columns("recorded_at kind"), _AGGREGATIONS),
+    Projection(
+        "aggregation_changes",
+        ("record_id", "recorded_at"),
+        _columns("from_aggregation to_aggregation recorded_by"),
+        _AGGREGATION_CHANGES,
+    ),
+    Projection(
+        "schedule_versions",
+        ("version",),
+        _columns("digest loaded_at loaded_by of_document"),
+        _SCHEDULES,
+        found="SELECT *, sha256(convert_to(document, 'UTF8')) AS of_document FROM schedule_versions",
+    ),
+)

@@ -1,0 +1,7 @@
+"""Every table that the events tell, each once."""
+
+from __future__ import annotations
+
+from retention.verification import capture
+
+PROJECTIONS = (*capture.PROJECTIONS,)
