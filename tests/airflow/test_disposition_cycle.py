@@ -32,6 +32,7 @@ from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.ledger import Event
 from tests.airflow.conftest import ROOT, clean_environment
 from tests.archive_builder import KEYS, Document, capture_all, enrol, load
+from tests.owning import owning
 
 pytestmark = pytest.mark.timeout(300)  # Airflow's own tables are made first, on a machine in use
 
@@ -218,7 +219,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(
     plan_id = approved(ready, tmp_path / "in", 20)
     with (
         ThreadPoolExecutor(1) as threads,
-        psycopg.connect(ready.settings.database_url) as ours,
+        owning(ready) as ours,
         psycopg.connect(ready.settings.database_url, autocommit=True) as looking,
     ):
         ours.execute("LOCK TABLE tombstones IN EXCLUSIVE MODE")  # T1 commits, what follows waits
