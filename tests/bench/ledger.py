@@ -127,10 +127,12 @@ class Peak:
 
     def _look(self) -> None:
         me = psutil.Process()
-        while not self._stop.wait(0.05):
+        while True:
             for process in [me, *me.children(recursive=True)]:
                 with suppress(psutil.Error):
                     self.bytes = max(self.bytes, process.memory_info().rss)
+            if self._stop.wait(0.05):
+                return
 
 
 def check(folder: Path, trusts: list[Verifier], size: int, told: Any) -> None:
