@@ -185,7 +185,7 @@ def _wanting(url: str) -> bool:
                 return True
             known = _known(conn)
             _refuse_other(known)
-            return len(known) < len(_files())
+            return len(known) < len(migrations())
     except psycopg.Error as error:
         raise in_words(url, error) or error from error
 
@@ -206,7 +206,7 @@ def migrate(url: str) -> list[str]:
             )
             known = _known(conn)
             _refuse_other(known)
-            for number, name, text in _files():
+            for number, name, text in migrations():
                 if number not in known:
                     conn.execute(text.encode())
                     conn.execute(
@@ -232,7 +232,7 @@ def _known(conn: Connection) -> dict[int, bytes]:
 
 def _refuse_other(known: dict[int, bytes]) -> None:
     """Refuse a history of migrations that is not ours."""
-    for number, name, text in _files():
+    for number, name, text in migrations():
         digest = hashlib.sha256(text.encode()).digest()
         if known.get(number, digest) != digest:
             raise Refused(
@@ -240,7 +240,7 @@ def _refuse_other(known: dict[int, bytes]) -> None:
                 f"(expected SHA-256 {known[number].hex()[:12]}…, found {digest.hex()[:12]}…). "
                 "Put the released file back; make a change in a new migration."
             )
-    if newer := sorted(set(known) - {number for number, _, _ in _files()}):
+    if newer := sorted(set(known) - {number for number, _, _ in migrations()}):
         raise Refused(
             f"refusing to go on: this database was migrated by a newer Muniment (migration {newer[-1]}). "
             "Install that version."
@@ -281,7 +281,7 @@ def _version(number: int) -> str:
     return f"{number // 10_000}.{number % 10_000}"
 
 
-def _files() -> list[tuple[int, str, str]]:
+def migrations() -> list[tuple[int, str, str]]:
     folder = resources.files("retention") / "sql"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(int(name.split("_")[0]), name, (folder / name).read_text("utf-8")) for name in names]

@@ -24,6 +24,8 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from psycopg import sql
+
 from retention.archive import Archive, load_key, load_keys
 from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound
@@ -44,7 +46,7 @@ ORDERED_CHARS = 20_000
 # Marks in the index, which no word of a text or of a search can be: what a search cannot know of a text.
 EMPTY, UNORDERED, CUT = "~empty", "~unordered", "~cut"
 _WORD = re.compile(r"[^\W_]{2,40}")
-_FRAME = struct.Struct(">16sIQ")
+FRAME = struct.Struct(">16sIQ")
 _NIQQUD = re.compile("[֑-ׇ]")
 
 
@@ -138,9 +140,9 @@ def store(
         content, pending = bytearray(HEADER), new_id(now)
 
     for subject, revision, line in sealed:
-        if len(content) + _FRAME.size + len(line) > MAX_BYTES:
+        if len(content) + FRAME.size + len(line) > MAX_BYTES:
             flush()
-        content += _FRAME.pack(subject.bytes, revision, len(line))
+        content += FRAME.pack(subject.bytes, revision, len(line))
         lines.append(Line(subject, revision, pending, len(content), len(line), sha256(line).digest()))
         content += line
     flush()
@@ -153,10 +155,10 @@ def frames(content: bytes) -> Iterator[tuple[UUID, int, bytes]]:
         raise Damaged(f"descriptor object: expected header {HEADER!r}, found {content[:24]!r}")
     at = len(HEADER)
     while at < len(content):
-        if at + _FRAME.size > len(content):
+        if at + FRAME.size > len(content):
             raise Damaged(f"descriptor object: cut in a frame at byte {at}")
-        subject, revision, length = _FRAME.unpack_from(content, at)
-        at += _FRAME.size
+        subject, revision, length = FRAME.unpack_from(content, at)
+        at += FRAME.size
         if at + length > len(content):
             raise Damaged(f"descriptor object: line at byte {at} says {length} bytes, {len(content) - at} follow")
         yield UUID(bytes=subject), revision, content[at : at + length]
@@ -191,11 +193,15 @@ def insert(conn: Connection, objects: Sequence[Descriptor], lines: Sequence[Line
                 )
 
 
-def describe(conn: Connection, descriptions: Iterable[tuple[UUID, int, str, Description]]) -> None:
-    """Fill the description tables (subject, revision, kind, description); a higher revision replaces."""
+def describe(
+    conn: Connection, descriptions: Iterable[tuple[UUID, int, str, Description]], table: str = "descriptions"
+) -> None:
+    """Fill the description tables (subject, revision, kind, description); a higher revision replaces.
+
+    `table`: another one of the same shape."""
     with conn.cursor() as cursor:
         cursor.executemany(
-            """INSERT INTO descriptions (subject_id, revision, kind, title, name, source, place, mime, puid,
+            sql.SQL("""INSERT INTO {table} AS there (subject_id, revision, kind, title, name, source, place, mime, puid,
                                          language, author, sha256, metadata, messages, search)
                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
                        setweight(to_tsvector('simple', %s), 'A') || to_tsvector('simple', %s) || %s::tsvector)
@@ -205,7 +211,7 @@ def describe(conn: Connection, descriptions: Iterable[tuple[UUID, int, str, Desc
                       mime = EXCLUDED.mime, puid = EXCLUDED.puid, language = EXCLUDED.language,
                       author = EXCLUDED.author, sha256 = EXCLUDED.sha256, metadata = EXCLUDED.metadata,
                       messages = EXCLUDED.messages, search = EXCLUDED.search
-                WHERE descriptions.revision < EXCLUDED.revision""",
+                WHERE there.revision < EXCLUDED.revision""").format(table=sql.Identifier(table)),
             (_row(*one) for one in descriptions),
         )
 

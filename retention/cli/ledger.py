@@ -141,15 +141,17 @@ def verify(
         Path | None, typer.Option("--offline", metavar="DIR", help="An exported ledger; nothing else is read.")
     ] = None,
     keys: KeysOption = None,
+    documents: Annotated[
+        float, typer.Option(min=0, max=100, metavar="PERCENT", help="How many documents are read, oldest check first.")
+    ] = 100,
 ) -> None:
-    """Check the whole history. With --offline DIR --key VKEY: no server, no database, no network.
+    """Check the whole archive against its history: events, tables, sealed lines, keys, the vault.
 
-    Exits 1 if a single byte is not as it was signed, and names it."""
+    With --offline DIR --key VKEY an exported ledger alone: no server, no database, no network. Exits 1 if a single
+    byte is not as it was signed or recorded, and names it."""
     if offline is None:
-        raise UsageError(
-            "verify: expected --offline DIR --key VKEY, an exported ledger and the log's public key. "
-            "`muniment ledger export DIR` makes one, `muniment ledger key` prints the other."
-        )
+        _verify_archive(context, _verifiers(keys) if keys else [], documents)
+        return
     from retention.history.offline import verify as check
 
     trusts = _verifiers(keys)
@@ -174,6 +176,39 @@ def verify(
         said = "whole" if found.ok else f"NOT AS IT WAS SIGNED, {len(found.problems) + found.more:,} problems"
         print(f"{trusts[0].name}: {found.size:,} events, {found.checkpoints:,} signed checkpoints: {said}")
         print(f"root {found.root.hex()}" + "".join(f", signed by {key}" for key in found.signed_by))
+
+    answer(context.obj, value, people)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _verify_archive(context: typer.Context, trusts: list[Verifier], documents: float) -> None:
+    from retention import verification
+
+    with opened(context.obj) as archive, progress("verified") as show:
+        found = verification.verify(archive, trusts, documents / 100, lambda _, done, of: show(done, of))
+    value = {
+        "ok": found.ok,
+        "size": found.size,
+        "root": found.root.hex(),
+        "published": found.published,
+        "checkpoints": found.checkpoints,
+        "tables": found.tables,
+        "problems": [{"where": problem.path, "said": problem.said} for problem in found.problems],
+        "more": found.more,
+    }
+
+    def people() -> None:
+        for problem in found.problems:
+            print(visible(str(problem)))
+        if found.more:
+            print(f"and {found.more:,} more")
+        said = "whole" if found.ok else f"NOT AS IT WAS RECORDED, {len(found.problems) + found.more:,} problems"
+        print(
+            f"{found.size:,} events ({found.published:,} published, {found.checkpoints:,} signed checkpoints), "
+            f"{found.tables:,} tables, {documents:g} % of the documents: {said}"
+        )
+        print(f"root {found.root.hex()}")
 
     answer(context.obj, value, people)
     if not found.ok:

@@ -1,1 +1,166 @@
-"""The whole archive against its history: entries, checkpoints, the catalog row by row, sealed lines, the vault."""
+"""The whole archive against its history: entries, checkpoints, the catalog row by row, sealed lines, the vault.
+
+Rules of this package (requirements: history, *Verify*):
+- One look at one moment: everything of the catalog is read in one snapshot, while others work on.
+- From the outside in: the published ledger as an auditor checks it, with a key that is given or the catalog's own; the
+  catalog's entries against what was signed; the tables against the entries; sealed lines, keys and what is reckoned
+  from them; the vault's objects.
+- It changes nothing. Everything that differs is named, and nothing that was opened is said.
+- What nobody has signed cannot be shown to be true: before anything was published, that is a problem too.
+- What only the vault knows (locks and holds as they are set) is compared by `locks` and `holds.flags`, not here. What
+  the queues write down for themselves (attempts, errors, when something was last tried) decides nothing; each such
+  column is named as `elsewhere` in its projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from retention import database
+from retention.archive import Archive
+from retention.database import Connection, transaction
+from retention.errors import MunimentError, NotFound
+from retention.history import export, keys, offline
+from retention.history.offline import Problem, Verified
+from retention.tlog.note import Verifier
+from retention.verification import entries, objects, sealed, tables
+from retention.verification.entries import Entries
+from retention.verification.projections import PROJECTIONS
+
+APPEND_ONLY = {
+    *("events", "event_subjects", "schedule_versions", "signatures", "ledger_keys", "ledger_checkpoints"),
+}  # by a trigger, whoever writes
+MOST = 10_000  # problems that are listed; the rest is counted
+
+Teller = Callable[[str, int, int], None]  # what is looked at, how many of how many
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was found: `size` events with `root`, of which `published` are signed; how much was compared."""
+
+    size: int = 0
+    root: bytes = b""
+    published: int = 0
+    checkpoints: int = 0
+    tables: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    more: int = 0  # problems beyond MOST
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            if len(self.problems) < MOST:
+                self.problems.append(problem)
+            else:
+                self.more += 1
+
+
+def verify(
+    archive: Archive, trusts: Sequence[Verifier] = (), share: float = 1.0, tell: Teller | None = None
+) -> Verification:
+    """Check everything. `trusts`: public keys of the log that the caller has from elsewhere; `share` of the documents
+    whose bytes are read (0 to 1). Raises ServiceUnavailable."""
+
+    def telling(what: str) -> Callable[[int, int], None]:
+        return lambda done, of: tell(what, done, of) if tell else None
+
+    found = Verification()
+    with transaction(archive.connections) as conn:
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        known = keys.all_keys(conn)
+        trusted = [*trusts] or [key.verifier for key in known[:1]]
+        published = _published(archive, trusted, found, telling("published entries"))
+        sizes = [published.size] if published else []
+        there = entries.check(conn, sizes, telling("events"))
+        found.size, found.root = there.size, there.root
+        found.add(there.problems)
+        if known:
+            found.add(entries.check_notes(conn, there, known[0].origin, [key.verifier for key in known]))
+        if published:
+            found.add(_behind(there, published))
+        found.add(_migrations(conn))
+        found.add(_guards(conn))
+        tables.tell_history(conn, there.damaged)
+        for number, one in enumerate(PROJECTIONS, 1):
+            found.add(tables.compare(conn, one))
+            found.tables = number
+            telling("tables")(number, len(PROJECTIONS))
+        found.add(sealed.check(conn, archive, telling("descriptor objects")))
+        found.add(objects.check_listing(conn, archive))
+        found.add(objects.check_bytes(conn, archive, share, telling("documents")))
+    return found
+
+
+def _published(
+    archive: Archive, trusted: Sequence[Verifier], found: Verification, tell: Callable[[int, int], None]
+) -> Verified | None:
+    """The ledger in the vault, copied out and checked as an auditor does it."""
+    if not trusted:
+        found.add([Problem("vault ledger", "nothing is signed: make a key (`muniment ledger init`), and publish it.")])
+        return None
+    archive.settings.root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="verify-", dir=archive.settings.root) as folder:
+        try:
+            copied = export.export(archive, Path(folder) / "ledger")
+        except NotFound:
+            found.add([Problem("vault ledger", "nothing was published yet: `muniment ledger publish`.")])
+            return None
+        except MunimentError as error:
+            found.add([Problem("vault ledger", str(error))])
+            return None
+        checked = offline.verify(Path(folder) / "ledger", trusted, tell)
+    found.published, found.checkpoints = checked.size, checked.checkpoints
+    found.add(Problem(f"vault {key}", "missing: it is a part of the published ledger.") for key in copied.missing)
+    found.add(Problem(f"vault ledger/{one.path}", one.said) for one in checked.problems)
+    return checked
+
+
+def _behind(there: Entries, published: Verified) -> list[Problem]:
+    """That the catalog's events begin with those that were published."""
+    if there.size < published.size:
+        said = f"{there.size:,} events are there, {published.size:,} were published: events were removed."
+        return [Problem("table events", said)]
+    if there.roots.get(published.size) != published.root:
+        said = f"the first {published.size:,} have another root than those that were published: history was rewritten."
+        return [Problem("table events", said)]
+    return []
+
+
+def _migrations(conn: Connection) -> list[Problem]:
+    """That the shapes of the catalog are those of this version's migrations."""
+    should = {number: (name, sha256(text.encode()).digest()) for number, name, text in database.migrations()}
+    rows = conn.execute("SELECT number, name, sha256 FROM schema_migrations ORDER BY number").fetchall()
+    there = {number: (name, bytes(digest)) for number, name, digest in rows}
+    return [
+        Problem(f"table schema_migrations, row {number}", "it is not a migration of this version.")
+        for number in sorted(should.keys() | there.keys())
+        if should.get(number) != there.get(number)
+    ]
+
+
+def _guards(conn: Connection) -> list[Problem]:
+    """What keeps history as it is: the triggers that refuse, and the keys that keep a row from being there twice."""
+    off = conn.execute(
+        "SELECT c.relname, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+        "WHERE c.relnamespace = 'public'::regnamespace AND t.tgenabled <> 'O' ORDER BY 1, 2"
+    )
+    problems = [Problem(f"table {table}", f"its trigger {name} is switched off.") for table, name in off]
+    guarded = conn.execute(
+        "SELECT c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+        "WHERE t.tgfoid = 'history_is_append_only()'::regprocedure"
+    )
+    missing = APPEND_ONLY - {row[0] for row in guarded}
+    problems += [Problem(f"table {name}", "the trigger that keeps it append-only is gone.") for name in sorted(missing)]
+    unkeyed = conn.execute(
+        "SELECT relname FROM pg_class c WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace "
+        "AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique) ORDER BY 1"
+    )
+    return problems + [Problem(f"table {row[0]}", "its unique key is gone.") for row in unkeyed]

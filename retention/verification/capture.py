@@ -120,7 +120,12 @@ def _columns(names: str) -> tuple[str, ...]:
     return tuple(names.split())
 
 
+_SUBJECTS = """
+SELECT DISTINCT s.subject_id, h.position FROM history h, unnest(h.subjects) AS s (subject_id)
+"""
+
 PROJECTIONS = (
+    Projection("event_subjects", ("subject_id", "position"), (), _SUBJECTS),
     Projection(
         "records",
         ("record_id",),

@@ -89,9 +89,9 @@ def _statement(one: Projection) -> sql.Composed:
         else sql.SQL("false")
     )
     return sql.SQL(
-        """WITH said AS (SELECT {columns}, position, true AS there FROM ({told}) AS t),
+        """WITH said AS (SELECT {columns}, position AS told_at, true AS there FROM ({told}) AS t),
                 found AS (SELECT {columns}, true AS there FROM ({found}) AS t)
-           SELECT count(*) OVER (), ARRAY[{names}], s.there IS NOT NULL, f.there IS NOT NULL, s.position,
+           SELECT count(*) OVER (), ARRAY[{names}], s.there IS NOT NULL, f.there IS NOT NULL, s.told_at,
                   {expected}, {actual}
              FROM said s FULL JOIN found f USING ({keys})
             WHERE s.there IS NULL OR f.there IS NULL OR {differ}

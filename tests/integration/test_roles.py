@@ -229,7 +229,7 @@ def test_the_owner_is_wanted_where_a_migration_is_still_to_be_done(
 def new_roles(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     """An empty database, and a name for the application's group that no role has yet."""
     role, name = f"application_{uuid4().hex[:8]}", f"new_{uuid4().hex}"
-    files = [(n, file, text.replace("muniment_application", role)) for n, file, text in database._files()]
+    files = [(n, file, text.replace("muniment_application", role)) for n, file, text in database.migrations()]
     monkeypatch.setattr(database, "_files", lambda: files)
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name} OWNER muniment_owner")

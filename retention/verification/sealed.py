@@ -1,0 +1,292 @@
+"""What is sealed, opened: keys, descriptions, and whatever else is reckoned from them, against the sealed lines.
+
+Rules of this module:
+- A descriptor object is what its row says, each line stands where its row says, and some event has its digest.
+- Every key opens what it is the key of: a line, a name, the words of a search. A key of which nothing is opened, and a
+  subject that is kept and has no key, are problems: a record without its key is lost.
+- What the description tables hold is what the newest line of each subject gives, made once more by the same code.
+- What documents and places are known by (keyed HMACs) is what the line gives. The event of a capture has a commitment
+  to the document under its key: it ties line, key and event.
+- One descriptor object at a time, read by several threads; nothing that was opened is in a problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from psycopg import sql
+
+from retention import descriptors
+from retention.archive import Archive
+from retention.database import Connection
+from retention.errors import Damaged, MunimentError
+from retention.history.offline import Problem
+from retention.model import Description
+from retention.seal import RecordKey
+
+Teller = Callable[[int, int], None]
+
+_SCRATCH = "told_descriptions"
+
+
+def check(conn: Connection, archive: Archive, tell: Teller | None = None) -> Iterator[Problem]:
+    """In the transaction that has `history`."""
+    conn.execute(
+        sql.SQL("CREATE TEMP TABLE {} (LIKE descriptions INCLUDING INDEXES) ON COMMIT DROP").format(
+            sql.Identifier(_SCRATCH)
+        )
+    )
+    conn.execute("CREATE TEMP TABLE opened_keys (subject_id uuid PRIMARY KEY) ON COMMIT DROP")
+    yield from _check_descriptors(conn, archive, tell)
+    yield from _check_names(conn, archive)
+    yield from _check_queries(conn, archive)
+    yield from _check_buckets(conn, archive)
+    for said, query in _QUESTIONS.items():
+        for table, row in conn.execute(query):
+            yield Problem(f"table {table}, row {row}", said)
+
+
+# ---------------------------------------------------------------- descriptor objects and their lines
+
+
+def _check_descriptors(conn: Connection, archive: Archive, tell: Teller | None) -> Iterator[Problem]:
+    (count,) = conn.execute("SELECT count(*) FROM descriptors").fetchone() or (0,)
+    with (
+        ThreadPoolExecutor(archive.settings.vault_threads, "verify") as threads,
+        conn.cursor(name="descriptors") as cursor,
+    ):
+        cursor.execute("SELECT descriptor_id, sha256, bytes, version FROM descriptors ORDER BY descriptor_id")
+        rows = iter(cursor)
+        waiting: list[tuple[Any, Future[bytes]]] = []
+        done = 0
+        while True:
+            for row in islice(rows, archive.settings.vault_threads - len(waiting)):
+                waiting.append((row, threads.submit(_read, archive, row[0], row[3])))
+            if not waiting:
+                return
+            row, read = waiting.pop(0)
+            yield from _check_object(conn, archive, row, read)
+            done += 1
+            if tell:
+                tell(done, count)
+
+
+def _read(archive: Archive, descriptor_id: UUID, version: str) -> bytes:
+    with archive.vault.open(f"descriptors/{descriptor_id}", version) as stream:
+        return stream.read()
+
+
+def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[bytes]) -> Iterator[Problem]:
+    descriptor_id, digest, size, _ = row
+    where = f"vault descriptors/{descriptor_id}"
+    try:
+        content = read.result()
+        found = {
+            (subject, revision): (offset, len(line), sha256(line).digest(), line)
+            for subject, revision, offset, line in _lines(content)
+        }
+    except MunimentError as error:
+        yield Problem(where, str(error))
+        return
+    if sha256(content).digest() != bytes(digest) or len(content) != size:
+        yield Problem(
+            where,
+            f"it has {len(content):,} bytes with SHA-256 {sha256(content).hexdigest()}; table descriptors says "
+            f"{size:,} bytes with {bytes(digest).hex()}. One of them was changed.",
+        )
+    rows = conn.execute(
+        """SELECT l.subject_id, l.revision, l.byte_offset, l.byte_length, l.sha256, k.bucket_id, k.wrapped,
+                  NOT EXISTS (SELECT FROM tombstones t WHERE t.annex_id = l.subject_id)
+                  AND l.revision = (SELECT max(m.revision) FROM descriptor_lines m WHERE m.subject_id = l.subject_id)
+             FROM descriptor_lines l LEFT JOIN subject_keys k USING (subject_id)
+            WHERE l.descriptor_id = %s ORDER BY 1, 2""",
+        (descriptor_id,),
+    ).fetchall()
+    opened: list[tuple[UUID, int, str, Description]] = []
+    for subject, revision, offset, length, line_digest, bucket, wrapped, described in rows:
+        here = f"table descriptor_lines, row subject_id {subject}, revision {revision}"
+        line = found.get((subject, revision))
+        if line is None or line[:3] != (offset, length, bytes(line_digest)):
+            yield Problem(here, f"descriptors/{descriptor_id} has no such line where the row says.")
+        if line is None or wrapped is None:
+            continue
+        try:
+            key = archive.safe.bucket(bucket).unwrap(bytes(wrapped))
+            kind, description = descriptors.decode(key.open(line[3]))
+        except MunimentError as error:
+            yield Problem(f"table subject_keys, row {subject}", f"its key does not open its line: {error}")
+            continue
+        yield from _check_known(conn, archive, subject, key, kind, description)
+        conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (subject,))
+        if described:
+            opened.append((subject, revision, kind, description))
+    yield from _check_descriptions(conn, opened)
+
+
+def _lines(content: bytes) -> Iterator[tuple[UUID, int, int, bytes]]:
+    at = len(descriptors.HEADER)
+    for subject, revision, line in descriptors.frames(content):
+        at += descriptors.FRAME.size
+        yield subject, revision, at, line
+        at += len(line)
+
+
+def _check_descriptions(conn: Connection, opened: Iterable[tuple[UUID, int, str, Description]]) -> Iterator[Problem]:
+    """The rows as the lines give them, beside those that are there."""
+    conn.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(_SCRATCH)))
+    descriptors.describe(conn, opened, _SCRATCH)
+    columns = [row[0] for row in conn.execute(_COLUMNS)]
+    differs = sql.SQL(", ").join(
+        sql.SQL("CASE WHEN {} IS DISTINCT FROM {} THEN {} END").format(
+            sql.Identifier("t", name), sql.Identifier("d", name), name
+        )
+        for name in columns
+    )
+    query = sql.SQL(
+        "SELECT t.subject_id, d.subject_id IS NULL, array_remove(ARRAY[{}], NULL) FROM {} t "
+        "LEFT JOIN descriptions d USING (subject_id) ORDER BY 1"
+    ).format(differs, sql.Identifier(_SCRATCH))
+    for subject, missing, wrong in conn.execute(query):
+        where = f"table descriptions, row {subject}"
+        if missing:
+            yield Problem(where, "missing: its sealed line opens.")
+        elif wrong:
+            yield Problem(where, f"{', '.join(wrong)}: not what its sealed line gives.")
+
+
+_COLUMNS = """
+SELECT attname::text FROM pg_attribute
+ WHERE attrelid = 'descriptions'::regclass AND attnum > 0 AND NOT attisdropped AND attname <> 'subject_id'
+ ORDER BY attnum"""
+
+
+def _check_known(
+    conn: Connection, archive: Archive, subject: UUID, key: RecordKey, kind: str, description: Description
+) -> Iterator[Problem]:
+    """What is reckoned from a document's line: commitment, HMAC of its bytes, HMAC of its place."""
+    if description.sha256 is None or kind not in ("record", "quarantined"):
+        return
+    known = archive.safe.content(description.sha256)
+    row = conn.execute(
+        """SELECT c.commitment, c.content, r.parent_id IS NOT NULL AS inside FROM contents c JOIN records r
+           USING (record_id) WHERE c.record_id = %(id)s
+           UNION ALL SELECT commitment, NULL, false FROM quarantine WHERE quarantine_id = %(id)s""",
+        {"id": subject},
+    ).fetchone()
+    if row is not None:
+        if key.commitment(description.sha256) != bytes(row[0]):
+            yield Problem(f"record {subject}", "the digest in its sealed line is not what its event committed to.")
+        if kind == "record" and (bytes(row[1]) if row[1] is not None else None) != (None if row[2] else known):
+            yield Problem(f"table contents, row {subject}", "content: not the HMAC of its document.")
+    place = archive.safe.place(description.source, description.place)
+    for at, content in conn.execute("SELECT place, content FROM sightings WHERE subject_id = %s", (subject,)):
+        if bytes(at) != place:
+            yield Problem(f"table sightings, row {bytes(at).hex()}", "place: not where its document came from.")
+        if bytes(content) != known:
+            yield Problem(f"table sightings, row {bytes(at).hex()}", "content: not the HMAC of its document.")
+
+
+# ---------------------------------------------------------------- names, words of searches, buckets
+
+
+def _check_names(conn: Connection, archive: Archive) -> Iterator[Problem]:
+    rows = conn.execute(
+        "SELECT p.pseudonym_id, p.kind, p.sealed_name, k.bucket_id, k.wrapped FROM pseudonyms p "
+        "LEFT JOIN subject_keys k ON k.subject_id = p.pseudonym_id ORDER BY 1"
+    ).fetchall()
+    for pseudonym, kind, sealed, bucket, wrapped in rows:
+        where = f"table pseudonyms, row {pseudonym}"
+        try:
+            if wrapped is None:
+                raise Damaged("its key is missing in table subject_keys.")
+            name = archive.safe.bucket(bucket).unwrap(bytes(wrapped)).open(bytes(sealed))
+        except MunimentError as error:
+            yield Problem(where, f"sealed_name does not open: {error}")
+            continue
+        conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (pseudonym,))
+        if archive.safe.pseudonym(kind, name.decode("utf-8", "surrogateescape")) != pseudonym:
+            yield Problem(where, "it is not the pseudonym of its name and kind.")
+
+
+def _check_queries(conn: Connection, archive: Archive) -> Iterator[Problem]:
+    rows = conn.execute(
+        """SELECT q.query_id, q.sealed, k.bucket_id, k.wrapped,
+                  (SELECT h.detail ->> 'query_commitment' FROM history h
+                    WHERE h.type = 'dis' AND h.detail ->> 'query' = q.query_id::text LIMIT 1)
+             FROM queries q LEFT JOIN subject_keys k ON k.subject_id = q.query_id ORDER BY 1"""
+    ).fetchall()
+    for query, sealed, bucket, wrapped, commitment in rows:
+        where = f"table queries, row {query}"
+        try:
+            if wrapped is None:
+                raise Damaged("its key is missing in table subject_keys.")
+            key = archive.safe.bucket(bucket).unwrap(bytes(wrapped))
+            said = key.commitment(sha256(key.open(bytes(sealed))).digest()).hex()
+        except MunimentError as error:
+            yield Problem(where, f"sealed does not open: {error}")
+            continue
+        conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (query,))
+        if said != commitment:
+            yield Problem(where, "sealed: not the words that its event committed to.")
+
+
+def _check_buckets(conn: Connection, archive: Archive) -> Iterator[Problem]:
+    rows = conn.execute("SELECT bucket_id, scope, month, generation FROM key_buckets ORDER BY 1")
+    for bucket_id, *said in rows.fetchall():
+        where = f"table key_buckets, row {bucket_id}"
+        try:
+            bucket = archive.safe.bucket(bucket_id)
+        except MunimentError as error:
+            yield Problem(where, str(error))
+            continue
+        for name, is_, should in zip(
+            ("scope", "month", "generation"), said, (bucket.scope, bucket.month, bucket.generation), strict=True
+        ):
+            if is_ != should:
+                yield Problem(where, f"{name} is {is_}, the key safe says {should}.")
+
+
+# What is asked of the tables when all that opens was opened; each answers table and row.
+_QUESTIONS = {
+    "nothing that it is the key of is there: somebody wrote it, or removed what it opens.": """
+SELECT 'subject_keys', k.subject_id::text FROM subject_keys k
+ WHERE NOT EXISTS (SELECT FROM opened_keys o WHERE o.subject_id = k.subject_id)""",
+    "its key is missing in table subject_keys: it cannot be opened any more.": """
+SELECT 'contents', c.record_id::text FROM contents c JOIN records r USING (record_id)
+ WHERE r.state = 1 AND NOT EXISTS (SELECT FROM subject_keys k WHERE k.subject_id = c.record_id)
+UNION ALL
+SELECT 'quarantine', q.quarantine_id::text FROM quarantine q
+ WHERE q.key_destroyed_at IS NULL AND NOT EXISTS (SELECT FROM subject_keys k WHERE k.subject_id = q.quarantine_id)
+UNION ALL
+SELECT 'aggregations', a.aggregation_id::text FROM aggregations a
+ WHERE NOT EXISTS (SELECT FROM subject_keys k WHERE k.subject_id = a.aggregation_id)
+   AND EXISTS (SELECT FROM records r WHERE r.aggregation_id = a.aggregation_id AND r.state < 3)""",
+    "its sealed line is missing in table descriptor_lines.": """
+SELECT 'contents', c.record_id::text FROM contents c JOIN records r USING (record_id)
+ WHERE r.state = 1 AND NOT EXISTS (SELECT FROM descriptor_lines l WHERE l.subject_id = c.record_id)""",
+    "no event has the digest of this line.": """
+SELECT 'descriptor_lines', 'subject_id ' || l.subject_id || ', revision ' || l.revision
+  FROM descriptor_lines l
+  LEFT JOIN (SELECT detail ->> 'descriptor' AS descriptor, detail ->> 'descriptor_sha256' AS digest FROM history
+              WHERE detail ? 'descriptor_sha256'
+              UNION SELECT detail ->> 'annex_descriptor', detail ->> 'annex_sha256' FROM history
+              WHERE detail ? 'annex_sha256') AS h
+    ON h.descriptor = l.descriptor_id::text AND h.digest = encode(l.sha256, 'hex')
+ WHERE h.digest IS NULL""",
+    "no line of it is left, and none ever was.": """
+SELECT 'descriptors', d.descriptor_id::text FROM descriptors d
+ WHERE NOT EXISTS (SELECT FROM descriptor_lines l WHERE l.descriptor_id = d.descriptor_id)
+   AND NOT EXISTS (SELECT FROM history h WHERE h.detail ->> 'descriptor' = d.descriptor_id::text)""",
+    "nothing describes it: its line is gone, or somebody wrote it.": """
+SELECT 'descriptions', d.subject_id::text FROM descriptions d
+ WHERE NOT EXISTS (SELECT FROM descriptor_lines l JOIN subject_keys k USING (subject_id)
+                    WHERE l.subject_id = d.subject_id)""",
+    "nothing that came in is known by it.": """
+SELECT 'sightings', encode(s.place, 'hex') FROM sightings s
+ WHERE NOT EXISTS (SELECT FROM history h WHERE h.type IN ('ing', 'qua', 'unq') AND s.subject_id = ANY (h.subjects))""",
+}
