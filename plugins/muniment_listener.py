@@ -49,7 +49,7 @@ def on_dag_run_failed(dag_run: DagRun) -> None:
 def ours(dag_id: str, state: str) -> bool:
     if dag_id == "disposition_execution":
         return state == "failed"
-    return dag_id in ("retention_report", "disposition_cycle") or dag_id.startswith("ingest_documents__")
+    return dag_id in ("retention_report", "disposition_cycle", "assurance") or dag_id.startswith("ingest_documents__")
 
 
 def observe(dag_id: str, run_id: str, state: str) -> Future[bool] | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retention.cli import approvals, disposition, events, holds, ledger, requests, schedule
+from retention.cli import approvals, disposition, events, holds, ledger, requests, schedule, vault
 from retention.cli.command import (
     CHOSEN_ROOT,
     UNSTATED,
@@ -59,6 +59,8 @@ app.command("destroyed")(requests.destroyed)
 app.add_typer(disposition.app, name="disposition")
 app.add_typer(approvals.app, name="approval")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(vault.fixity_app, name="fixity")
+app.add_typer(vault.vault_app, name="vault")
 app.command("verify")(ledger.verify)
 app.command("proof")(ledger.proof)
 app.add_typer(approvals.approver_app, name="approver")

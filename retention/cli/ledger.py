@@ -144,13 +144,14 @@ def verify(
     documents: Annotated[
         float, typer.Option(min=0, max=100, metavar="PERCENT", help="How many documents are read, oldest check first.")
     ] = 100,
+    enter: Annotated[bool, typer.Option("--enter", help="Say in the history that it was checked.")] = False,
 ) -> None:
     """Check the whole archive against its history: events, tables, sealed lines, keys, the vault.
 
     With --offline DIR --key VKEY an exported ledger alone: no server, no database, no network. Exits 1 if a single
     byte is not as it was signed or recorded, and names it."""
     if offline is None:
-        _verify_archive(context, _verifiers(keys) if keys else [], documents)
+        _verify_archive(context, _verifiers(keys) if keys else [], documents, enter)
         return
     from retention.history.offline import verify as check
 
@@ -182,11 +183,13 @@ def verify(
         raise typer.Exit(1)
 
 
-def _verify_archive(context: typer.Context, trusts: list[Verifier], documents: float) -> None:
+def _verify_archive(context: typer.Context, trusts: list[Verifier], documents: float, enter: bool) -> None:
     from retention import verification
 
     with opened(context.obj) as archive, progress("verified") as show:
         found = verification.verify(archive, trusts, documents / 100, lambda _, done, of: show(done, of))
+        if enter:
+            verification.enter(archive, found, now())
     value = {
         "ok": found.ok,
         "size": found.size,

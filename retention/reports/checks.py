@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from retention.reports.model import (
+    Assured,
     Check,
     ClassDue,
     ClassHeld,
@@ -32,6 +33,7 @@ from retention.reports.model import (
 
 BACKLOG = timedelta(hours=24)  # requirements: a queue of locks older than this is red
 OPEN_RUN = timedelta(hours=24)  # a run that is still open after this will not end by itself
+NIGHT = timedelta(hours=26)  # a nightly task that did not run for longer is red
 FIXITY_PERIOD = timedelta(days=90)  # every object is read at least once in this period
 
 RED, AMBER, GREEN = Status.RED, Status.AMBER, Status.GREEN
@@ -65,6 +67,7 @@ class Facts:
     frozen: Frozen | None = None
     requests: PersonRequests | None = None
     disposition: Disposition | None = None
+    assured: Assured | None = None
 
 
 def check(facts: Facts) -> tuple[Check, ...]:
@@ -89,6 +92,8 @@ def check(facts: Facts) -> tuple[Check, ...]:
         _broken_off,
         _unplanned,
         *_CEILINGS,
+        _assured,
+        _found_bad,
         _ledger,
         _entries,
         _events,
@@ -416,6 +421,35 @@ def _entries(facts: Facts) -> Check:
 
 
 _REWRITTEN = "The history was rewritten. Keep the database as it is and compare with the last checkpoint."
+
+
+_ASSURANCE = {
+    "publish": "publishing the ledger (muniment ledger publish)",
+    "verify": "verifying the archive (muniment verify --enter)",
+    "fixity": "reading documents again (muniment fixity run)",
+    "reconcile": "comparing locks with the vault (muniment vault reconcile)",
+}
+
+
+def _assured(facts: Facts) -> Check | None:
+    title, found = "Assurance by night", facts.assured
+    if found is None or found.began is None:
+        return None
+    late = [name for name, at in found.ran.items() if at is None or facts.now - at > NIGHT]
+    if not late:
+        return Check("assurance", GREEN, title, "The ledger was published, the archive verified, documents read again.")
+    if facts.now - found.began <= NIGHT:
+        return Check("assurance", GREEN, title, "The archive is younger than a day: its first night is to come.")
+    said = "Not done within a day: " + "; ".join(_ASSURANCE[name] for name in late) + "."
+    return Check("assurance", RED, title, said, "See that the DAG assurance runs, and what its log says.")
+
+
+def _found_bad(facts: Facts) -> Check | None:
+    if facts.assured is None or not facts.assured.bad:
+        return None
+    said = "The last time something was found by " + "; ".join(_ASSURANCE[name] for name in facts.assured.bad) + "."
+    then = "Run it again by hand, which names it. Keep everything as it is until it is clear why."
+    return Check("assurance-found", RED, "Found by night", said, then)
 
 
 def _ledger(facts: Facts) -> Check:

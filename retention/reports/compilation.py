@@ -105,6 +105,7 @@ def compile_report(
             locks_failed=locks_failed,
             unlocked=evidence.unlocked(collect, schedule),
             ledger=history,
+            assured=evidence.assured(collect.conn, now),
             defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),
             frozen=under_hold,

@@ -9,12 +9,13 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import LiteralString
 
 from retention import ledger, merkle
+from retention.database import Connection
 from retention.reports.lists import HELD, RECORDS, Body, Collector, instant
-from retention.reports.model import Figure, LedgerPart, Written
+from retention.reports.model import Assured, Figure, LedgerPart, Written
 from retention.rules import Schedule, Worm
 
 # ---------------------------------------------------------------- what was written
@@ -91,6 +92,34 @@ def history(collect: Collector) -> LedgerPart:
         leaves.execute("SELECT leaf_hash FROM events ORDER BY position")
         _, frontier = merkle.append(0, [], (bytes(row[0]) for row in leaves))
     return LedgerPart(Figure(size, made.listing, "events"), root.hex(), merkle.root(frontier).hex())
+
+
+_ONE_RUN = timedelta(hours=1)
+_ASSURED = """
+SELECT CASE WHEN type = 'dig' THEN 'verify' WHEN type = 'fix' THEN 'fixity' ELSE 'reconcile' END AS task,
+       recorded_at, detail ->> 'outcome' <> 'success' AS bad
+  FROM (SELECT type, recorded_at, convert_from(entry, 'UTF8')::jsonb AS detail FROM events
+         WHERE recorded_at >= %s AND type IN ('dig', 'fix', 'poa')) AS e
+ WHERE type = 'fix' OR (type = 'dig' AND detail -> 'detail' ? 'verified')
+    OR (type = 'poa' AND detail -> 'detail' ? 'locks_compared')
+ ORDER BY recorded_at"""
+
+
+def assured(conn: Connection, now: datetime) -> Assured:
+    """What of `assurance` ran in the last three days."""
+    ran: dict[str, datetime | None] = dict.fromkeys(("publish", "verify", "fixity", "reconcile"))
+    failed: dict[str, datetime] = {}
+    for task, at, bad in conn.execute(_ASSURED, (now - timedelta(days=3),)):
+        ran[task] = at
+        if bad:
+            failed[task] = at
+    row = conn.execute("SELECT max(recorded_at) FROM ledger_checkpoints").fetchone()
+    ran["publish"] = row[0] if row else None
+    first = conn.execute("SELECT recorded_at FROM events ORDER BY position LIMIT 1").fetchone()
+    # What is damaged is read first: a run that finds it goes on for minutes with what is whole.
+    last = {task: at for task, at in ran.items() if at is not None}
+    found = tuple(t for t in failed if failed[t] == last[t] or (t == "fixity" and last[t] - failed[t] < _ONE_RUN))
+    return Assured(first[0] if first else None, ran, found)
 
 
 # ---------------------------------------------------------------- what must be empty

@@ -359,6 +359,15 @@ class LedgerPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Assured:
+    """When each part of `assurance` last ran, whatever it found (None: not in the last days), and what it found bad."""
+
+    began: datetime | None  # the first event of the history
+    ran: Mapping[str, datetime | None]  # publish, verify, fixity, reconcile
+    bad: tuple[str, ...]  # those whose last run found something
+
+
+@dataclass(frozen=True, slots=True)
 class VaultPart:
     """Where the content is, and what its locks are worth there."""
 

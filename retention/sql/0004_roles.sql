@@ -56,6 +56,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
 GRANT SELECT, UPDATE ON ledger_head TO muniment_application;
 GRANT SELECT ON record_labels, schema_migrations TO muniment_application;
 
+-- When its bytes were read last; the rest of it stays as it was captured.
+GRANT UPDATE (verified_at) ON contents TO muniment_application;
+
 -- PostgreSQL locks a row for those alone who may update a column of it. These two are locked and never changed.
 GRANT UPDATE (aggregation_id) ON aggregations TO muniment_application;
 GRANT UPDATE (subject_id) ON subject_keys TO muniment_application;

@@ -5,7 +5,8 @@ Rules of this package (requirements: history, *Verify*):
 - From the outside in: the published ledger as an auditor checks it, with a key that is given or the catalog's own; the
   catalog's entries against what was signed; the tables against the entries; sealed lines, keys and what is reckoned
   from them; the vault's objects.
-- It changes nothing. Everything that differs is named, and nothing that was opened is said.
+- It changes nothing; `enter` says in the history that it was done. Everything that differs is named, and nothing that
+  was opened is said.
 - What nobody has signed cannot be shown to be true: before anything was published, that is a problem too.
 - What only the vault knows (locks and holds as they are set) is compared by `locks` and `holds.flags`, not here. What
   the queues write down for themselves (attempts, errors, when something was last tried) decides nothing; each such
@@ -16,16 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from retention import database
+from retention import database, ledger
 from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import MunimentError, NotFound
 from retention.history import export, keys, offline
 from retention.history.offline import Problem, Verified
+from retention.ledger import Event
 from retention.tlog.note import Verifier
 from retention.verification import entries, objects, sealed, tables
 from retention.verification.entries import Entries
@@ -97,6 +100,18 @@ def verify(
         found.add(objects.check_listing(conn, archive))
         found.add(objects.check_bytes(conn, archive, share, telling("documents")))
     return found
+
+
+def enter(archive: Archive, found: Verification, now: datetime) -> None:
+    """That it was checked, and what came out, into the history: nobody can say later that it was not."""
+    detail = {
+        "verified": found.size,
+        "root": found.root.hex(),
+        "tables": found.tables,
+        "problems": len(found.problems) + found.more,
+    }
+    with transaction(archive.connections) as conn:
+        ledger.append(conn, [Event("dig", now, archive.agent, (), "success" if found.ok else "failure", detail)], now)
 
 
 def _published(

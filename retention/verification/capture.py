@@ -34,14 +34,20 @@ SELECT i.subject AS record_id, coalesce(a.case_file, (i.detail ->> 'aggregation'
 # Of what is left: the rows of a destroyed record go with it.
 _GONE = "SELECT subject FROM history WHERE success AND type IN ('del', 'tra') AND detail ? 'rule'"
 
+# When the bytes of each were last read and found whole.
+_READ = """
+SELECT s.subject_id, max(at) AS at, max(position) AS position FROM history, unnest(subjects) AS s (subject_id)
+ WHERE type = 'fix' AND success GROUP BY s.subject_id"""
+
 _CONTENTS = """
 SELECT i.subject AS record_id, decode(i.detail ->> 'sealed_sha256', 'hex') AS sealed_sha256,
        (i.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, i.detail ->> 'version' AS version,
-       decode(i.detail ->> 'document', 'hex') AS commitment, i.at AS verified_at,
-       (i.detail ->> 'run')::uuid AS run_id, (i.detail ->> 'supersedes')::uuid AS supersedes, i.position
-  FROM history i
+       decode(i.detail ->> 'document', 'hex') AS commitment, coalesce(f.at, i.at) AS verified_at,
+       (i.detail ->> 'run')::uuid AS run_id, (i.detail ->> 'supersedes')::uuid AS supersedes,
+       coalesce(f.position, i.position) AS position
+  FROM history i LEFT JOIN ({read}) AS f ON f.subject_id = i.subject
  WHERE i.type = 'ing' AND i.success AND NOT EXISTS (SELECT FROM ({gone}) AS g WHERE g.subject = i.subject)
-""".replace("{gone}", _GONE)
+""".replace("{gone}", _GONE).replace("{read}", _READ)
 
 # A document that was released lives as long as the record that it became.
 _QUARANTINE = """
@@ -50,15 +56,16 @@ SELECT q.subject AS quarantine_id, (q.detail ->> 'run')::uuid AS run_id,
        AS state,
        (q.detail ->> 'bytes')::bigint AS bytes, decode(q.detail ->> 'sealed_sha256', 'hex') AS sealed_sha256,
        (q.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, q.detail ->> 'version' AS version,
-       decode(q.detail ->> 'document', 'hex') AS commitment, q.at AS verified_at, q.at AS recorded_at,
+       decode(q.detail ->> 'document', 'hex') AS commitment, coalesce(f.at, q.at) AS verified_at, q.at AS recorded_at,
        coalesce(u.at, r.at) AS decided_at, coalesce(u.person, r.person) AS decided_by,
        r.detail ->> 'reason' AS reason, u.subjects[2] AS record_id, (q.detail ->> 'supersedes')::uuid AS supersedes,
        coalesce(u.position, r.position, q.position) AS position
   FROM history q
   LEFT JOIN history u ON u.type = 'unq' AND u.subject = q.subject
   LEFT JOIN history r ON r.type = 'qua' AND r.subject = q.subject AND r.detail ->> 'decision' = 'reject'
+  LEFT JOIN ({read}) AS f ON f.subject_id = q.subject
  WHERE q.type = 'qua' AND q.detail ? 'sealed_sha256'
-"""
+""".replace("{read}", _READ)
 
 _RUN_ITEMS = """
 SELECT (detail ->> 'run')::uuid AS run_id, (detail ->> 'batch')::integer AS batch, (detail ->> 'item')::integer AS item,

@@ -1,0 +1,98 @@
+"""`assurance`: every night, whether what was kept is still what it was.
+
+    publish     what the ledger has since yesterday is signed and published
+    verify      events, tables, sealed lines and keys against each other and against what was signed
+    fixity      a share of the documents is read again, those first that were read longest ago
+    reconcile   locks and legal holds are set where they wait, and compared with what the vault says
+
+Rules of this module:
+- Each is a task of its own, and runs whatever became of the one before: a vault that lost a lock is no reason not to
+  look at the tables. The run is red if one of them is, and names what was found in its log.
+- Each says in the history that it ran, and what came out (`dig`, `fix`, `poa`). Publishing does not: the checkpoint
+  that it signs says when, and an event of it could only be published by the next. Where a task did not run for longer
+  than a day the report is red (retention/reports/checks.py): silence is failure.
+- What was found stays found: a task that finds something is not tried again, one that could not look is.
+- XComs carry counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+from muniment_command import run
+
+log = logging.getLogger(__name__)
+CATALOG = Asset("muniment://catalog")
+NIGHTLY = "0 2 * * *"  # UTC: after disposition_cycle, before the report
+RETRY = timedelta(minutes=5)
+SHARE = 2.0  # percent of the documents a night: each is read within fifty nights, of the ninety that are allowed
+
+
+def refuse(found: Mapping[str, str], said: str) -> None:
+    """Red, with everything that was found in the log."""
+    for where, what in found.items():
+        log.error("%s: %s", where, what)
+    if found:
+        raise AirflowFailException(
+            f"{len(found)} {said}. They are named above. Keep everything as it is until it is clear why."
+        )
+
+
+@task(retries=2, retry_delay=RETRY)
+def publish() -> dict[str, int]:
+    """Sign and publish what the ledger has."""
+    done = run(["ledger", "publish"])
+    return {"size": done["size"], "before": done["before"]}
+
+
+@task(retries=2, retry_delay=RETRY, trigger_rule="all_done")
+def verify() -> dict[str, int]:
+    """The archive against its history; the documents themselves are read by `fixity`."""
+    found = run(["verify", "--documents", "0", "--enter"])
+    refuse({one["where"]: one["said"] for one in found["problems"]}, "things are not as the history says")
+    return {"size": found["size"], "tables": found["tables"]}
+
+
+@task(retries=2, retry_delay=RETRY, trigger_rule="all_done")
+def fixity() -> dict[str, int]:
+    """Tonight's share of the documents."""
+    share = get_current_context()["params"]["share"]
+    done = run(["fixity", "run", "--share", str(share)])
+    refuse(done["damaged"], "documents are damaged")
+    return {"read": done["read"], "bytes": done["bytes"]}
+
+
+@task(retries=2, retry_delay=RETRY, trigger_rule="all_done")
+def reconcile() -> dict[str, Any]:
+    """What the vault was asked to lock and to hold."""
+    done = run(["vault", "reconcile"])
+    refuse(done["differ"], "locks or legal holds are not as wanted")
+    failed = {name: f"{done[name]['failed']} not set" for name in ("locks", "holds") if done[name]["failed"]}
+    refuse(failed, "queues have what the vault refused")
+    return {"compared": done["compared"]}
+
+
+@task(trigger_rule="all_done", outlets=[CATALOG])
+def looked() -> None:
+    """Tell Airflow, whatever came out: the report follows."""
+
+
+with DAG(
+    dag_id="assurance",
+    description="Published, verified, read again, compared with the vault",
+    schedule=CronTriggerTimetable(NIGHTLY, timezone="UTC", run_immediately=timedelta(0)),
+    catchup=False,
+    max_active_runs=1,
+    params={"share": Param(SHARE, type="number", minimum=0, maximum=100, description="percent of the documents")},
+    tags=["muniment"],
+    doc_md=__doc__,
+):
+    steps = [publish(), verify(), fixity(), reconcile()]
+    steps[0] >> steps[1] >> steps[2] >> steps[3] >> looked()
+    steps >> EmptyOperator(task_id="verdict", trigger_rule="none_failed")

@@ -1,0 +1,74 @@
+"""`muniment fixity …`, `muniment vault …`: whether the vault still holds what was given to it.
+
+Rules of this module: those of retention.cli.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from retention.cli.command import answer, now, opened, progress, table
+
+fixity_app = typer.Typer(no_args_is_help=True, help="Fixity: documents read again and compared with their digests.")
+vault_app = typer.Typer(no_args_is_help=True, help="The vault: what policy asked of it, and what it does.")
+
+
+@fixity_app.command("run")
+def fixity_run(
+    context: typer.Context,
+    share: Annotated[
+        float, typer.Option(min=0.0, max=100.0, metavar="PERCENT", help="How many, those read longest ago first.")
+    ] = 2.0,
+) -> None:
+    """Read a share of all documents again: two percent a night read each within fifty nights.
+
+    Exits 1 if one is not what was captured, and names it."""
+    from retention import fixity
+
+    with opened(context.obj) as archive, progress("documents read") as show:
+        done = fixity.run(archive, share / 100, now, show)
+    damaged = {str(subject): why for subject, why in sorted(done.damaged.items())}
+
+    def people() -> None:
+        for subject, why in damaged.items():
+            print(f"{subject}: {why}")
+        print(f"{done.read:,} documents read, {done.bytes:,} bytes: {len(damaged) or 'none'} damaged")
+
+    answer(context.obj, {"read": done.read, "bytes": done.bytes, "damaged": damaged}, people)
+    if damaged:
+        raise typer.Exit(1)
+
+
+@vault_app.command("reconcile")
+def vault_reconcile(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Every lock and hold, not tonight's share.")] = False,
+) -> None:
+    """Set the locks and legal holds that wait, and compare those that were set with what the vault says now.
+
+    Exits 1 if something waits that failed, or differs, and names it."""
+    from retention import locks
+    from retention.holds import flags
+
+    with opened(context.obj) as archive:
+        set_locks, set_flags = locks.drain(archive, now()), flags.drain(archive, now())
+        found = locks.reconcile(archive, now(), everything)
+    failed = set_locks.failed + set_flags.failed
+    queues = {
+        name: {"set": done.set, "failed": done.failed, "waiting": done.waiting}
+        for name, done in (("locks", set_locks), ("holds", set_flags))
+    }
+    differ = dict(sorted(found.differ.items()))
+
+    def people() -> None:
+        for key, said in differ.items():
+            print(f"{key}: {said}")
+        rows = [[name, *map(str, numbers.values())] for name, numbers in queues.items()]
+        table(["", "set now", "failed", "waiting"], rows)
+        print(f"{found.compared:,} objects compared with the vault, {len(differ) or 'none'} differ")
+
+    answer(context.obj, {**queues, "compared": found.compared, "differ": differ}, people)
+    if differ or failed:
+        raise typer.Exit(1)

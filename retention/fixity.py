@@ -1,0 +1,136 @@
+"""Fixity: the sealed documents read again, and compared with the digest that their capture's event has.
+
+Rules of this module:
+- Those that were read longest ago come first. One run reads a share of all; a share of two percent a night reads each
+  object in fifty nights, well within the ninety days that the report allows.
+- The digest is that of the sealed bytes, so nothing is opened. What is read by whom needs no key.
+- When it was read (`verified_at`) and its PREMIS event (fix) commit together, a batch at a time: an event names the
+  objects that were whole, another one those that were not. What is damaged keeps its former time: it comes first again.
+- Running it twice reads the next ones. What was destroyed meanwhile is no finding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+from psycopg import sql
+
+from retention import ledger
+from retention.archive import Archive
+from retention.database import Connection, transaction
+from retention.errors import Damaged, NotFound
+from retention.ledger import Event
+from retention.seal import digest_of
+
+_BATCH = 500  # objects whose times commit together; as many ids fit into an event
+
+Teller = Callable[[int, int], None]
+
+# Sealed documents: whose, where, which version, how many bytes and with which digest, and when they were read last.
+DOCUMENTS = sql.SQL("""
+SELECT record_id AS subject_id, 'records/' || record_id || '/' || encode(sealed_sha256, 'hex') COLLATE "C" AS key,
+       version, sealed_bytes, sealed_sha256, verified_at FROM contents
+UNION ALL
+SELECT quarantine_id, 'quarantine/' || quarantine_id, version, sealed_bytes, sealed_sha256, verified_at
+  FROM quarantine WHERE key_destroyed_at IS NULL
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One sealed document in the vault."""
+
+    subject_id: UUID
+    key: str
+    version: str
+    sealed_bytes: int
+    sealed_sha256: bytes
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a run read: objects and bytes; what was not whole, and why."""
+
+    read: int = 0
+    bytes: int = 0
+    damaged: dict[UUID, str] = field(default_factory=dict)
+
+
+def oldest(conn: Connection, share: float) -> tuple[int, Iterator[list[Object]]]:
+    """The share (0 to 1) of the documents that were read longest ago, at least one: how many, and batches of them,
+    streamed within this transaction."""
+    (count,) = conn.execute(sql.SQL("SELECT count(*) FROM ({}) AS d").format(DOCUMENTS)).fetchone() or (0,)
+    most = math.ceil(count * share)
+    query = sql.SQL(
+        "SELECT subject_id, key, version, sealed_bytes, sealed_sha256 FROM ({}) AS d ORDER BY verified_at, key LIMIT {}"
+    ).format(DOCUMENTS, most)
+
+    def batches() -> Iterator[list[Object]]:
+        with conn.cursor(name="documents") as cursor:
+            cursor.execute(query)
+            while rows := cursor.fetchmany(_BATCH):
+                yield [Object(row[0], row[1], row[2], row[3], bytes(row[4])) for row in rows]
+
+    return most, batches()
+
+
+def read(archive: Archive, wanted: Sequence[Object]) -> Iterator[tuple[Object, str | None]]:
+    """Each object, in order, with what is wrong with its bytes; read in parallel."""
+    with ThreadPoolExecutor(archive.settings.vault_threads, "fixity") as threads:
+        yield from zip(wanted, threads.map(partial(_wrong, archive), wanted), strict=True)
+
+
+def _wrong(archive: Archive, one: Object) -> str | None:
+    try:
+        with archive.vault.open(one.key, one.version) as stream:
+            found, size = digest_of(stream)
+    except (NotFound, Damaged) as error:  # a store that does not answer is no finding: it is raised
+        return str(error)
+    if found != one.sealed_sha256:
+        return (
+            f"its {size:,} bytes have SHA-256 {found.hex()}, captured were {one.sealed_bytes:,} with "
+            f"{one.sealed_sha256.hex()}. Heal it from a replica."
+        )
+    return None
+
+
+def run(archive: Archive, share: float, clock: Callable[[], datetime], tell: Teller | None = None) -> Checked:
+    """Read a share (0 to 1) of all documents. Raises ServiceUnavailable; what was read before stays read."""
+    found = Checked()
+    with transaction(archive.connections) as reading:
+        most, batches = oldest(reading, share)
+        for batch in batches:
+            wrong = {one.subject_id: why for one, why in read(archive, batch) if why is not None}
+            whole = [one.subject_id for one in batch if one.subject_id not in wrong]
+            with transaction(archive.connections) as conn:
+                found.damaged |= _enter(conn, archive, whole, wrong, clock())
+            found.read += len(batch)
+            found.bytes += sum(one.sealed_bytes for one in batch)
+            if tell:
+                tell(found.read, most)
+    return found
+
+
+def _enter(
+    conn: Connection, archive: Archive, whole: Sequence[UUID], wrong: dict[UUID, str], now: datetime
+) -> dict[UUID, str]:
+    """The times and the events of a batch; returns what is damaged, and was not destroyed meanwhile."""
+    still = sql.SQL("SELECT subject_id FROM ({}) AS d WHERE subject_id = ANY ({}::uuid[])")
+    kept = {row[0] for row in conn.execute(still.format(DOCUMENTS, [*whole, *wrong]))}
+    there = [subject for subject in whole if subject in kept]
+    damaged = {subject: why for subject, why in wrong.items() if subject in kept}
+    conn.execute("UPDATE contents SET verified_at = %s WHERE record_id = ANY(%s)", (now, there))
+    conn.execute("UPDATE quarantine SET verified_at = %s WHERE quarantine_id = ANY(%s)", (now, there))
+    events = []
+    if there:
+        events.append(Event("fix", now, archive.agent, tuple(there), detail={"read": len(there)}))
+    if damaged:
+        events.append(Event("fix", now, archive.agent, tuple(damaged), "failure", {"damaged": len(damaged)}))
+    ledger.append(conn, events, now)
+    return damaged
