@@ -99,7 +99,8 @@ def propose(
     now: datetime,
     term: timedelta = TERM,
 ) -> tuple[Proposal, Event]:
-    """A new proposal and its event, for the caller's transaction. `lines` None: the statement follows later."""
+    """A new proposal and its event, for the caller's transaction. `lines` None: the statement follows later; `term`
+    is of whole days."""
     proposal_id = new_id(now)
     by = archive.agent.on_behalf_of or archive.agent.id
     conn.execute(
@@ -107,7 +108,9 @@ def propose(
         "VALUES (%s, %s, %s, %s, %s, %s)",
         (proposal_id, kind.value, now, by, now + term, payload),
     )
-    detail = {"proposal": str(proposal_id), "kind": kind.value, "state": "proposed"}
+    detail: dict[str, Any] = {"proposal": str(proposal_id), "kind": kind.value, "state": "proposed", "days": term.days}
+    if payload is not None:
+        detail["payload_sha256"] = sha256(payload.encode()).hexdigest()
     if lines is not None:
         detail["statement_sha256"] = word(conn, archive, proposal_id, lines).hex()
     return show(conn, proposal_id), Event("poa", now, archive.agent, (proposal_id,), detail=detail)
@@ -215,10 +218,10 @@ def sign(archive: Archive, proposal_id: UUID, armored: str, now: datetime, effec
                 f"refusing to sign {proposal_id}: its term ended {found.expires_at:%Y-%m-%d %H:%M} UTC. "
                 "Propose it anew."
             )
-        digest = sha256(found.statement.encode()).digest()
+        digest, signature = sha256(found.statement.encode()).digest(), armored.encode("ascii", "replace")
         conn.execute(
             "INSERT INTO signatures (proposal_id, person_id, digest, signature, signed_at) VALUES (%s, %s, %s, %s, %s)",
-            (proposal_id, person, digest, armored.encode("ascii", "replace"), now),
+            (proposal_id, person, digest, signature, now),
         )
         conn.execute(
             """UPDATE proposals
@@ -229,6 +232,7 @@ def sign(archive: Archive, proposal_id: UUID, armored: str, now: datetime, effec
             {"person": person, "proposal": proposal_id},
         )
         detail = {"proposal": str(proposal_id), "signer": str(person), "statement_sha256": digest.hex()}
+        detail["signature_sha256"] = sha256(signature).hexdigest()
         events = [Event("dig", now, archive.agent, (proposal_id,), detail=detail)]
         signed = show(conn, proposal_id)
         if len(signed.signers) >= signed.needed:
@@ -309,6 +313,8 @@ def _enrol(
         (person, public_key, now, by),
     )
     detail = {"approver": str(person), "key": signatures.fingerprint(public_key), "state": "enrolled"}
+    if by is not None:
+        detail["by"] = str(by)
     return [Event("poa", now, archive.agent, (person,), detail=detail)]
 
 

@@ -448,6 +448,8 @@ def _events(
                 detail["aggregation"] = str(aggregations.identity(archive.safe, Aggregation(*d.aggregation)))
             if d.record_id in superseded:
                 detail["supersedes"] = str(superseded[d.record_id])
+            if d.wanted_lock is not None:
+                detail |= locks.told(*d.wanted_lock)
             yield Event("ing", now, archive.agent, (d.record_id,), detail=detail)
     for _, detained in batch.quarantined:
         subject = detained.quarantine_id

@@ -146,21 +146,24 @@ def reject(archive: Archive, quarantine_id: UUID, reason: str, now: datetime) ->
         ledger.append(conn, [Event("qua", now, archive.agent, (quarantine_id,), detail=detail)], now)
 
 
-def destroy_keys(conn: Connection, ids: Sequence[UUID], cause: UUID, now: datetime) -> None:
-    """The keys of documents, and every row that describes them; `cause` is the proposal that says so."""
+def destroy_keys(conn: Connection, ids: Sequence[UUID], cause: UUID, now: datetime) -> list[tuple[str, UUID]]:
+    """The keys of documents, and every row that describes them; `cause` is the proposal that says so. Returns what
+    remains for a while, as plan_remains has it from now on: kind and id."""
     asked = {"ids": list(ids), "cause": cause, "now": now}
-    conn.execute(
+    remains = conn.execute(
         """WITH gone AS (DELETE FROM subject_keys WHERE subject_id = ANY(%(ids)s) RETURNING bucket_id)
            INSERT INTO plan_remains (plan_id, kind, remains_id)
-           SELECT DISTINCT %(cause)s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING""",
+           SELECT DISTINCT %(cause)s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING
+        RETURNING kind, remains_id""",
         asked,
-    )
-    conn.execute(
+    ).fetchall()
+    remains += conn.execute(
         """WITH gone AS (DELETE FROM descriptor_lines WHERE subject_id = ANY(%(ids)s) RETURNING descriptor_id)
            INSERT INTO plan_remains (plan_id, kind, remains_id)
-           SELECT DISTINCT %(cause)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING""",
+           SELECT DISTINCT %(cause)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING
+        RETURNING kind, remains_id""",
         asked,
-    )
+    ).fetchall()
     conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(ids)s)", asked)
     conn.execute("DELETE FROM findings WHERE subject_id = ANY(%(ids)s)", asked)
     conn.execute(
@@ -168,6 +171,7 @@ def destroy_keys(conn: Connection, ids: Sequence[UUID], cause: UUID, now: dateti
         "WHERE quarantine_id = ANY(%(ids)s)",
         asked,
     )
+    return remains
 
 
 def destroyed(conn: Connection, ids: Sequence[UUID], now: datetime) -> None:

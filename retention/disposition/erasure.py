@@ -16,7 +16,7 @@ Rules of this module (requirements: storage, *Sealing*, *Residue*; design: *Cras
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -26,7 +26,7 @@ from uuid import UUID
 from retention import descriptors, ledger, policy, quarantine
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
-from retention.disposition.plans import cut
+from retention.disposition.plans import SUBJECTS, cut, remains
 from retention.errors import Damaged, MunimentError, NotFound
 from retention.holds import flags
 from retention.ledger import Event
@@ -72,7 +72,7 @@ def _destroy_keys(
         scope = policy.current(conn).schedule.disposition.certificates
         store_keys(conn, archive.safe, {annex: (key, scope) for _, annex, key, _ in annexes}, now)
         descriptors.insert(conn, objects, lines, now)
-        conn.execute(
+        rows = conn.execute(
             """INSERT INTO tombstones (record_id, class_key, aggregation_id, received, sealed_sha256, sealed_bytes,
                                        rule_id, retain_until, outcome, plan_id, ended_at, content, annex_id)
                SELECT r.record_id, r.class_key, r.aggregation_id, r.received, c.sealed_sha256, c.sealed_bytes,
@@ -82,19 +82,36 @@ def _destroy_keys(
                  FROM records r JOIN contents c USING (record_id) JOIN plan_items i USING (record_id)
                  LEFT JOIN unnest(%s::uuid[], %s::uuid[]) AS a(record_id, annex_id) USING (record_id)
                 WHERE i.plan_id = %s AND r.record_id = ANY(%s) AND r.state = %s
-                   ON CONFLICT (record_id) DO NOTHING""",
+                   ON CONFLICT (record_id) DO NOTHING
+            RETURNING record_id, annex_id""",
             (
                 *(now, [record for record, *_ in annexes], [annex for _, annex, *_ in annexes]),
                 *(plan_id, list(ids), RecordState.DESTROYING),
             ),
-        )
-        conn.execute(
+        ).fetchall()
+        left = conn.execute(
             """WITH gone AS (DELETE FROM subject_keys WHERE subject_id = ANY(%s) RETURNING bucket_id)
                INSERT INTO plan_remains (plan_id, kind, remains_id)
-               SELECT DISTINCT %s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING""",
+               SELECT DISTINCT %s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING
+            RETURNING kind, remains_id""",
             (list(ids), plan_id),
-        )
-        quarantine.destroy_keys(conn, [*former], plan_id, now)
+        ).fetchall()
+        left += quarantine.destroy_keys(conn, [*former], plan_id, now)
+        events = [*_unreadable(archive, plan_id, rows, now), *remains(archive, plan_id, left, now)]
+        ledger.append(conn, events, now)
+
+
+def _unreadable(
+    archive: Archive, plan_id: UUID, rows: Sequence[tuple[UUID, UUID | None]], now: datetime
+) -> Iterator[Event]:
+    """The events of new tombstones; those with an annex name it."""
+    detail: dict[str, Any] = {"plan": str(plan_id), "state": "key-destroyed"}
+    for part in cut(sorted(record for record, annex in rows if annex is None)):
+        yield Event("dea", now, archive.agent, part, detail=detail)
+    annexes = {record: annex for record, annex in rows if annex is not None}
+    for part in cut(sorted(annexes), SUBJECTS // 2):
+        said = detail | {"annexes": [str(annexes[record]) for record in part]}
+        yield Event("dea", now, archive.agent, part, detail=said)
 
 
 _Annex = tuple[UUID, UUID, RecordKey, bytes]  # record, annex, its key, sealed line
@@ -199,7 +216,7 @@ def _finish(archive: Archive, plan_id: UUID, gone: Sequence[UUID], former: Mappi
             ids,
         )
         documents = [document for document, record in former.items() if record in set(gone)]
-        _forget(conn, plan_id, ids["ids"], documents)
+        left = _forget(conn, plan_id, ids["ids"], documents)
         quarantine.destroyed(conn, documents, now)
         conn.execute(
             """UPDATE plan_items i SET open = false, outcome = t.outcome, ended_at = %s FROM tombstones t
@@ -219,23 +236,25 @@ def _finish(archive: Archive, plan_id: UUID, gone: Sequence[UUID], former: Mappi
             events.append(
                 Event("tra" if outcome == "transferred" else "del", now, archive.agent, (record,), detail=detail)
             )
+        events += remains(archive, plan_id, left, now)
         events += _empty_aggregations(conn, archive, plan_id, {row[6] for row in rows if row[6] is not None}, now)
         ledger.append(conn, events, now)
 
 
-def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Sequence[UUID]) -> None:
-    """Every row that describes a destroyed record, or tells where it came from."""
+def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Sequence[UUID]) -> list[tuple[str, UUID]]:
+    """Every row that describes a destroyed record, or tells where it came from; returns what remains for a while."""
     everything = [*records, *former]
     asked = {"records": list(records), "all": everything, "plan": plan_id}
-    conn.execute(
+    left = conn.execute(
         """WITH gone AS (DELETE FROM descriptor_lines
                           WHERE subject_id = ANY(%(all)s) OR subject_id IN (
                                 SELECT trigger_event_id FROM trigger_events WHERE subject_id = ANY(%(records)s))
                       RETURNING descriptor_id)
            INSERT INTO plan_remains (plan_id, kind, remains_id)
-           SELECT DISTINCT %(plan)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING""",
+           SELECT DISTINCT %(plan)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING
+        RETURNING kind, remains_id""",
         asked,
-    )
+    ).fetchall()
     conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(all)s)", asked)
     conn.execute("DELETE FROM sightings WHERE subject_id = ANY(%(all)s)", asked)
     conn.execute("DELETE FROM findings WHERE subject_id = ANY(%(all)s)", asked)
@@ -243,6 +262,7 @@ def _forget(conn: Connection, plan_id: UUID, records: Sequence[UUID], former: Se
     flags.forget(conn, everything)
     _forget_events(conn, records)
     conn.execute("DELETE FROM contents WHERE record_id = ANY(%(records)s)", asked)
+    return left
 
 
 def _forget_events(conn: Connection, subjects: Sequence[UUID]) -> None:
@@ -267,26 +287,30 @@ def _empty_aggregations(
             RETURNING a.aggregation_id, k.bucket_id),
            told AS (
                INSERT INTO plan_remains (plan_id, kind, remains_id)
-               SELECT DISTINCT %(plan)s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING)
-           SELECT aggregation_id FROM gone ORDER BY 1""",
+               SELECT DISTINCT %(plan)s::uuid, 'bucket', bucket_id FROM gone ON CONFLICT DO NOTHING
+            RETURNING remains_id)
+           SELECT 'aggregation', aggregation_id FROM gone UNION ALL SELECT 'bucket', remains_id FROM told""",
         asked,
     ).fetchall()
-    empty = [row[0] for row in rows]
+    empty = sorted(id_ for kind, id_ in rows if kind == "aggregation")
+    left = [(kind, id_) for kind, id_ in rows if kind == "bucket"]
     asked = {"ids": empty, "plan": plan_id}
-    conn.execute(
+    left += conn.execute(
         """WITH gone AS (
                DELETE FROM descriptor_lines
                 WHERE subject_id = ANY(%(ids)s) OR subject_id IN
                       (SELECT trigger_event_id FROM trigger_events WHERE subject_id = ANY(%(ids)s))
             RETURNING descriptor_id)
            INSERT INTO plan_remains (plan_id, kind, remains_id)
-           SELECT DISTINCT %(plan)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING""",
+           SELECT DISTINCT %(plan)s::uuid, 'descriptor', descriptor_id FROM gone ON CONFLICT DO NOTHING
+        RETURNING kind, remains_id""",
         asked,
-    )
+    ).fetchall()
     conn.execute("DELETE FROM descriptions WHERE subject_id = ANY(%(ids)s)", asked)
     _forget_events(conn, empty)
     detail = {"plan": str(plan_id), "aggregation": "empty"}
-    return [Event("del", now, archive.agent, part, detail=detail) for part in cut(empty)]
+    closed = [Event("del", now, archive.agent, part, detail=detail) for part in cut(empty)]
+    return [*closed, *remains(archive, plan_id, left, now)]
 
 
 def sweep_descriptors(archive: Archive) -> None:

@@ -215,11 +215,21 @@ def stages_of(known: RecordClass | None) -> tuple[Stage, ...]:
     return known.review if known is not None and known.review else ONE_STAGE
 
 
-def begin_stage(conn: Connection, plan_id: UUID, class_key: int, number: int, name: str, now: datetime) -> None:
+def begin_stage(
+    conn: Connection, archive: Archive, plan_id: UUID, class_id: str, number: int, name: str, now: datetime
+) -> Event:
+    """Begin a stage of the review of a class; its event is for the caller to append."""
     conn.execute(
         "INSERT INTO plan_stages (plan_id, class_key, stage, name, began_at) VALUES (%s, %s, %s, %s, %s)",
-        (plan_id, class_key, number, name, now),
+        (plan_id, class_key(conn, class_id), number, name, now),
     )
+    detail = {
+        "plan": str(plan_id),
+        "class": class_id,
+        "stage": number,
+        "name_sha256": sha256(name.encode()).hexdigest(),
+    }
+    return Event("app", now, archive.agent, (plan_id,), detail=detail)
 
 
 def over_limit(
@@ -262,13 +272,16 @@ def digest_of(rows: Iterable[Sequence[Any]]) -> bytes:
     return found.digest()
 
 
-def subject_events(
-    conn: Connection, archive: Archive, code: str, plan_id: UUID, table: str, detail: dict[str, Any], now: datetime
-) -> list[Event]:
-    """The same event on every record of a temporary table, so that each record's history shows it."""
-    query = {"chosen": "SELECT record_id FROM chosen ORDER BY 1", "decided": "SELECT record_id FROM decided ORDER BY 1"}
-    ids = [row[0] for row in conn.execute(query[table])]
-    return [Event(code, now, archive.agent, (plan_id, *part), detail=detail) for part in cut(ids)]
+def remains(archive: Archive, cause: UUID, rows: Iterable[tuple[str, UUID]], now: datetime) -> list[Event]:
+    """The events that say what outlives the destruction for a while: rows of plan_remains, as kind and id."""
+    found: dict[str, list[UUID]] = {}
+    for kind, id_ in sorted(rows):
+        found.setdefault(kind, []).append(id_)
+    return [
+        Event("dea", now, archive.agent, (cause, *part), detail={"cause": str(cause), "remains": kind})
+        for kind, ids in found.items()
+        for part in cut(ids)
+    ]
 
 
 def cut(ids: Sequence[UUID], at_once: int = SUBJECTS) -> Iterator[tuple[UUID, ...]]:

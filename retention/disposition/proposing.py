@@ -15,22 +15,24 @@ Rules of this module (requirements: retention, *Disposition*):
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice
+from itertools import groupby, islice
+from typing import Any
 from uuid import UUID
 
 from retention import approvals, catalog, eligibility, engine, ledger, policy
 from retention.approvals import Kind
 from retention.archive import Archive
 from retention.database import Connection, transaction
-from retention.disposition.plans import begin_stage, cut, digest_of, over_limit, stages_of, stream, subject_events
+from retention.disposition.plans import begin_stage, cut, digest_of, over_limit, stages_of, stream
 from retention.engine import RecordFacts
 from retention.ledger import Event
 from retention.rules import Period, Schedule
 
 _CHUNK = 5000  # records whose facts are read at a time
+_ITEMS = 750  # in one event, each with its unit: the ledger holds 65,535 bytes an entry
 _PROPOSING = 0x64697370  # an advisory lock of our own: two proposers at once would propose the same records
 
 
@@ -82,10 +84,10 @@ def propose(archive: Archive, now: datetime, as_of: date | None = None, only: Se
                  FROM chosen JOIN classes USING (class_id)""",
             (proposal.id,),
         )
-        for class_id, key in conn.execute(
-            "SELECT DISTINCT class_id, class_key FROM chosen JOIN classes USING (class_id) ORDER BY 1"
-        ).fetchall():
-            begin_stage(conn, proposal.id, key, 1, stages_of(schedule.record_class(class_id))[0].name, now)
+        begun = []
+        for (class_id,) in conn.execute("SELECT DISTINCT class_id FROM chosen ORDER BY 1").fetchall():
+            name = stages_of(schedule.record_class(class_id))[0].name
+            begun.append(begin_stage(conn, archive, proposal.id, class_id, 1, name, now))
         detail = {
             "plan": str(proposal.id),
             "as_of": day.isoformat(),
@@ -94,10 +96,27 @@ def propose(archive: Archive, now: datetime, as_of: date | None = None, only: Se
             "bytes": size,
             "list_sha256": digest.hex(),
             "disagreed": len(disagreed),
+            "over_limit": sorted(over),
         }
-        appraised = subject_events(conn, archive, "app", proposal.id, "chosen", {"plan": str(proposal.id)}, now)
-        ledger.append(conn, [event, Event("app", now, archive.agent, (proposal.id,), detail=detail), *appraised], now)
+        made = Event("app", now, archive.agent, (proposal.id,), detail=detail)
+        ledger.append(conn, [event, made, *begun, *_appraised(conn, archive, proposal.id, now)], now)
     return Proposed(proposal.id, items, size, busy, silent, restricted, tuple(disagreed))
+
+
+def _appraised(conn: Connection, archive: Archive, plan_id: UUID, now: datetime) -> Iterator[Event]:
+    """The items of the plan: those of one class, action, rule and end together, each with its unit."""
+    rows = stream(
+        conn,
+        """SELECT class_id, action, rule_id, retain_until, record_id, unit_id FROM chosen
+            ORDER BY class_id, action, rule_id, retain_until, record_id""",
+    )
+    for (class_id, action, rule, until), items in groupby(rows, lambda row: row[:4]):
+        while part := list(islice(items, _ITEMS)):
+            detail: dict[str, Any] = {"plan": str(plan_id), "class": class_id, "action": action, "rule": rule}
+            detail["retain_until"] = until.isoformat()
+            if any(record != unit for *_, record, unit in part):
+                detail["units"] = [str(unit) for *_, unit in part]
+            yield Event("app", now, archive.agent, (plan_id, *(record for *_, record, _ in part)), detail=detail)
 
 
 def _choose(conn: Connection, schedule: Schedule, day: date, only: Sequence[UUID] | None = None) -> list[UUID]:
@@ -174,19 +193,24 @@ def announce(archive: Archive, now: datetime) -> dict[str, int]:
         schedule = policy.current(conn).schedule
         today = engine.today(schedule, now)
         periods = {r.notify_before for c in schedule.classes for r in c.rules if r.notify_before is not None}
-        ids: list[UUID] = []
+        ids: dict[date, list[UUID]] = {}
         for period in sorted(periods, key=str):
             _choose(conn, schedule, period.after(today))
             rows = conn.execute(
                 """WITH given AS (INSERT INTO notices (record_id, retain_until, notified_at)
                         SELECT record_id, retain_until, %s FROM chosen WHERE notify_months = %s AND notify_days = %s
                             ON CONFLICT DO NOTHING RETURNING record_id)
-                   SELECT record_id, class_id FROM given JOIN chosen USING (record_id) ORDER BY 1""",
+                   SELECT record_id, class_id, retain_until FROM given JOIN chosen USING (record_id) ORDER BY 1""",
                 (now, period.months, period.days),
             ).fetchall()
             conn.execute("DROP TABLE chosen")
-            given.update(class_id for _, class_id in rows)
-            ids += [record for record, _ in rows]
-        notice = {"notice": "due-soon"}
-        ledger.append(conn, [Event("poa", now, archive.agent, part, detail=notice) for part in cut(ids)], now)
+            given.update(class_id for _, class_id, _ in rows)
+            for record, _, until in rows:
+                ids.setdefault(until, []).append(record)
+        events = [
+            Event("poa", now, archive.agent, part, detail={"notice": "due-soon", "retain_until": until.isoformat()})
+            for until in sorted(ids)
+            for part in cut(ids[until])
+        ]
+        ledger.append(conn, events, now)
     return dict(given)

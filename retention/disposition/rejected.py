@@ -25,7 +25,7 @@ from retention import approvals, holds, ledger, quarantine
 from retention.approvals import Kind, Proposal
 from retention.archive import Archive
 from retention.database import Connection, transaction
-from retention.disposition.plans import cut
+from retention.disposition.plans import cut, remains
 from retention.errors import MunimentError
 from retention.holds import flags
 from retention.ledger import Event
@@ -80,11 +80,12 @@ def take_effect(conn: Connection, archive: Archive, proposal: Proposal, now: dat
         (proposal.content["documents"],),
     ).fetchall()
     going = [document for document, held in rows if not held]
-    quarantine.destroy_keys(conn, going, proposal.id, now)
+    left = quarantine.destroy_keys(conn, going, proposal.id, now)
     done = {"proposal": str(proposal.id), "state": "destroying"}
     kept = {"proposal": str(proposal.id), "kept": "held"}
     return [
         *(Event("dea", now, archive.agent, part, detail=done) for part in cut(going)),
+        *remains(archive, proposal.id, left, now),
         *(
             Event("app", now, archive.agent, part, "failure", kept)
             for part in cut([document for document, held in rows if held])

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from enum import StrEnum
+from itertools import groupby
+from typing import Any
 from uuid import UUID
 
 from retention import approvals, catalog, engine, holds, ledger, locks, policy
@@ -33,7 +35,6 @@ from retention.disposition.plans import (
     over_limit,
     show,
     stages_of,
-    subject_events,
 )
 from retention.engine import RecordFacts
 from retention.errors import Damaged, Refused, UsageError
@@ -99,23 +100,32 @@ def review(archive: Archive, plan_id: UUID, selection: Selection, decided: Decid
         if decided.decision is Decision.HOLD and not set(ids) <= set(held):
             raise Refused(f"refusing to review plan {plan_id}: somebody decided in it meanwhile. Run the same again.")
         conn.execute("CREATE TEMPORARY TABLE decided ON COMMIT DROP AS SELECT unnest(%s::uuid[]) AS record_id", (ids,))
-        conn.execute(
+        rows = conn.execute(
             """UPDATE plan_items i
                   SET decision = %s, reason = %s, not_before = %s, to_class = %s, decided_at = %s, decided_by = %s,
                       stage = s.stage
                  FROM plan_stages s, decided d
                 WHERE s.plan_id = i.plan_id AND s.class_key = i.class_key AND s.ended_at IS NULL
-                  AND i.plan_id = %s AND i.record_id = d.record_id""",
+                  AND i.plan_id = %s AND i.record_id = d.record_id
+            RETURNING i.stage, i.record_id""",
             (
                 *(decided.decision.value, decided.reason, decided.not_before),
                 class_key(conn, decided.to_class) if decided.to_class else None,
                 *(now, archive.agent.on_behalf_of or archive.agent.id, plan_id),
             ),
-        )
-        detail = {"plan": str(plan_id), "decision": decided.decision.value}
+        ).fetchall()
+        detail: dict[str, Any] = {"plan": str(plan_id), "decision": decided.decision.value}
         if decided.reason:
             detail["reason"] = decided.reason
-        events = subject_events(conn, archive, "app", plan_id, "decided", detail, now)
+        if decided.not_before:
+            detail["not_before"] = decided.not_before.isoformat()
+        if decided.to_class:
+            detail["to_class"] = decided.to_class
+        events = [
+            Event("app", now, archive.agent, (plan_id, *part), detail=detail | {"stage": stage})
+            for stage, named in groupby(sorted(rows), lambda row: row[0])
+            for part in cut([record for _, record in named])
+        ]
         schedule = policy.of_version(conn, plan.schedule_version).schedule
         ledger.append(conn, [*events, *_progress(conn, archive, plan_id, schedule, now)], now)
     return len(ids)
@@ -246,16 +256,16 @@ def _progress(conn: Connection, archive: Archive, plan_id: UUID, schedule: Sched
             WHERE s.plan_id = %s AND s.ended_at IS NULL AND c.class_key = s.class_key
               AND NOT EXISTS (SELECT FROM plan_items i WHERE i.plan_id = s.plan_id AND i.class_key = s.class_key
                                  AND (i.decision IS NULL OR i.stage < s.stage))
-        RETURNING c.class_id, s.class_key, s.stage""",
+        RETURNING c.class_id, s.stage""",
         (now, plan_id),
     ).fetchall()
     events = []
-    for class_id, key, number in sorted(rows):
+    for class_id, number in sorted(rows):
         stages = stages_of(schedule.record_class(class_id))
         detail = {"plan": str(plan_id), "class": class_id, "stage": number, "lapsed": False}
         events.append(Event("app", now, archive.agent, (plan_id,), detail=detail))
         if number < len(stages):
-            begin_stage(conn, plan_id, key, number + 1, stages[number].name, now)
+            events.append(begin_stage(conn, archive, plan_id, class_id, number + 1, stages[number].name, now))
     left = conn.execute("SELECT 1 FROM plan_stages WHERE plan_id = %s AND ended_at IS NULL LIMIT 1", (plan_id,))
     if left.fetchone() is None:
         events.append(_word(conn, archive, plan_id, schedule, now))
@@ -292,8 +302,15 @@ def _word(conn: Connection, archive: Archive, plan_id: UUID, schedule: Schedule,
         lines.append(f"{what:9} {count} records of {class_id}, {size} bytes")
     for class_id, (going, kept) in sorted(over.items()):
         lines.append(f"over      {going} of the {kept} records of {class_id}: a third person must sign")
-    digest = approvals.word(conn, archive, plan_id, lines, needed=3 if over else 2)
-    detail = {"plan": str(plan_id), "decisions_sha256": decisions.hex(), "statement_sha256": digest.hex()}
+    needed = 3 if over else 2
+    digest = approvals.word(conn, archive, plan_id, lines, needed)
+    detail = {
+        "plan": str(plan_id),
+        "decisions_sha256": decisions.hex(),
+        "statement_sha256": digest.hex(),
+        "needed": needed,
+        "over_limit": sorted(over),
+    }
     return Event("app", now, archive.agent, (plan_id,), detail=detail)
 
 
@@ -352,7 +369,7 @@ def _lapse(
         events.append(Event("app", now, archive.agent, (plan_id,), "failure", detail))
         if number == len(stages):
             return events, True
-        begin_stage(conn, plan_id, key, number + 1, stages[number].name, now)
+        events.append(begin_stage(conn, archive, plan_id, class_id, number + 1, stages[number].name, now))
     return events, False
 
 
@@ -399,7 +416,7 @@ def approved(conn: Connection, archive: Archive, proposal: Proposal, now: dateti
         RETURNING r.record_id, c.class_id""",
         (proposal.id,),
     ).fetchall()
-    _lock_relabelled(conn, archive, relabelled, now)
+    locked = _lock_relabelled(conn, archive, relabelled, now)
     conn.execute(
         """UPDATE plan_items SET open = false, ended_at = %s,
                   outcome = CASE decision WHEN 'extend' THEN 'extended' WHEN 'hold' THEN 'held' ELSE 'relabelled' END
@@ -408,7 +425,7 @@ def approved(conn: Connection, archive: Archive, proposal: Proposal, now: dateti
     )
     events = []
     for class_id, ids in _by_class(relabelled).items():
-        detail = {"plan": str(proposal.id), "class": class_id}
+        detail = {"plan": str(proposal.id), "class": class_id, **locked.get(class_id, {})}
         events += [Event("mem", now, archive.agent, part, detail=detail) for part in cut(ids)]
     return events + holds.arrived(conn, archive, [record for record, _ in relabelled], now)
 
@@ -420,13 +437,16 @@ def _by_class(rows: Iterable[tuple[UUID, str]]) -> dict[str, list[UUID]]:
     return found
 
 
-def _lock_relabelled(conn: Connection, archive: Archive, rows: Sequence[tuple[UUID, str]], now: datetime) -> None:
-    """What came into a class that must be locked gets a rolling lock from the queue."""
+def _lock_relabelled(
+    conn: Connection, archive: Archive, rows: Sequence[tuple[UUID, str]], now: datetime
+) -> dict[str, dict[str, str]]:
+    """What came into a class that must be locked gets a rolling lock from the queue; per such class, what its events
+    say of the lock."""
     schedule = policy.current(conn).schedule
     worm = {c.id: c.worm for c in schedule.classes if c.worm is not Worm.NONE}
     ids = [record for record, class_id in rows if class_id in worm]
     if not ids:
-        return
+        return {}
     if not archive.vault.locks():
         raise Refused(f"refusing to put {len(ids)} records into a class that must be locked: this vault cannot lock.")
     of = dict(rows)
@@ -438,3 +458,4 @@ def _lock_relabelled(conn: Connection, archive: Archive, rows: Sequence[tuple[UU
         for r, d, version in placed
     ]
     locks.enqueue(conn, wanted, now)
+    return {class_id: locks.told(mode.value, now + locks.ROLLING) for class_id, mode in worm.items()}

@@ -224,8 +224,10 @@ def _due(d: Detail, known: Known) -> Words:
     return Words(f"found due, and put into disposition plan {d['plan']}", known.due.get(d["plan"], ""))
 
 
-def _decided(d: Detail, _: Known) -> Words:
-    return Words(_DECISIONS[d["decision"]], code(d["reason"]) if "reason" in d else "")
+def _decided(d: Detail, known: Known) -> Words:
+    more = f": until {d['not_before']}" if "not_before" in d else ""
+    more += f": {known.of_class(d['to_class'])}" if "to_class" in d else ""
+    return Words(_DECISIONS[d["decision"]] + more, code(d["reason"]) if "reason" in d else "")
 
 
 def _kept(d: Detail, _: Known) -> Words:
@@ -361,6 +363,7 @@ class _Called(dict[str, object]):
 _LINE = "descriptor descriptor_sha256"
 _SEALED = "bytes document sealed_bytes sealed_sha256 version"
 _SUMS = "discovered admitted quarantined rejected known children deferred bytes"
+_LOCK = "lock locked_until"
 _END = "plan class rule retain_until sealed_sha256"
 _PACKAGE = "package digest purpose records files bytes"
 
@@ -377,7 +380,7 @@ SHAPES = (
     Shape("ine", "dag dag_run", "the scheduler's run failed", failed=True),
     Shape(
         *("ing", f"run batch findings {_LINE} {_SEALED} class rule received", _ingested),
-        may="item aggregation parent document_date modified supersedes format puid libmagic",
+        may=f"item aggregation parent document_date modified supersedes format puid libmagic {_LOCK}",
     ),
     Shape("ing", f"run batch item findings {_LINE}", _turned_away, failed=True),
     Shape("qua", f"run batch item findings {_LINE} {_SEALED}", _quarantined, may="supersedes"),
@@ -400,25 +403,42 @@ SHAPES = (
     Shape("poa", "hold proposal released still_held since_proposed quarantined", _released),
     Shape("exp", "hold digest records not_included", "{hold} was produced: {records} records, {not_included} left out"),
     # people who sign, and what they sign
-    Shape("poa", "proposal kind state=proposed", "{kind} was proposed: proposal {proposal}", may="statement_sha256"),
+    Shape(
+        *("poa", "proposal kind state=proposed days", "{kind} was proposed: proposal {proposal}"),
+        may="statement_sha256 payload_sha256",
+    ),
     Shape("poa", "proposal kind state=approved", "{kind} was approved: enough people had signed"),
     Shape("poa", "proposal state=withdrawn", "proposal {proposal} was withdrawn"),
     Shape("poa", "proposal state=expired", "proposal {proposal} expired undecided", failed=True),
-    Shape("dig", "proposal signer statement_sha256", "{signer} signed it: SHA-256 {statement_sha256}"),
-    Shape("poa", "approver key state=enrolled", "{approver} may sign from now on, with key {key}"),
+    Shape(
+        *("dig", "proposal signer statement_sha256 signature_sha256"),
+        "{signer} signed it: SHA-256 {statement_sha256}",
+    ),
+    Shape("poa", "approver key state=enrolled", "{approver} may sign from now on, with key {key}", may="by"),
     Shape("poa", "approver state=revoked", "{approver} may sign no more"),
     Shape("poa", "schedule digest classes", "schedule version {schedule} came in force, of {classes} classes"),
     # disposition
-    Shape("poa", "notice=due-soon", "notice was given that it comes due soon"),
-    Shape("app", "plan as_of schedule items bytes list_sha256 disagreed", _proposed_plan),
-    Shape("app", "plan", _due),
-    Shape("app", "plan decision", _decided, may="reason"),
+    Shape("poa", "notice=due-soon retain_until", "notice was given that it is kept until and with {retain_until}"),
+    Shape("app", "plan as_of schedule items bytes list_sha256 disagreed over_limit", _proposed_plan),
+    Shape("app", "plan class action rule retain_until", _due, may="units"),
+    Shape("app", "plan class stage name_sha256", "stage {stage} of the review of {class} began"),
+    Shape("app", "plan decision stage", _decided, may="reason not_before to_class"),
     Shape("app", "plan class stage lapsed", "stage {stage} of the review of {class} ended: all is decided"),
     Shape("app", "plan class stage lapsed", "stage {stage} of the review of {class} lapsed undecided", failed=True),
-    Shape("app", "plan decisions_sha256 statement_sha256", "the review ended: people sign SHA-256 {statement_sha256}"),
-    Shape("mem", "plan class", "moved to {class} | decided in plan {plan} | the rules of that class hold from now on"),
+    Shape(
+        *("app", "plan decisions_sha256 statement_sha256 needed over_limit"),
+        "the review ended: {needed} people sign SHA-256 {statement_sha256}",
+    ),
+    Shape(
+        *("mem", "plan class"),
+        "moved to {class} | decided in plan {plan} | the rules of that class hold from now on",
+        may=_LOCK,
+    ),
     Shape("poa", "plan state=executing", "the execution of plan {plan} began"),
     Shape("dea", "plan state=destroying", "marked for destruction: its date, holds and locks were checked once more"),
+    Shape("dea", "plan state=key-destroyed", "its key was destroyed: nobody can read it any more", may="annexes"),
+    Shape("dea", "cause remains=bucket", "keys were destroyed beside others: their bucket gets a new key by and by"),
+    Shape("dea", "cause remains=descriptor", "descriptions were made unreadable in an object that others share"),
     Shape("dea", "proposal state=destroying", "its key was destroyed: nobody can read it any more"),
     Shape("app", "plan kept", _kept, failed=True),
     Shape("app", "proposal kept", _kept, failed=True),

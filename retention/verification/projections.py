@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from retention.verification import capture
+from retention.verification import capture, decisions
 
-PROJECTIONS = (*capture.PROJECTIONS,)
+PROJECTIONS = (*capture.PROJECTIONS, *decisions.PROJECTIONS)

@@ -529,7 +529,7 @@ def test_events_are_on_every_record_and_name_nobody(ready: Archive, clock: Clock
         types = [e["type"] for e in catalog.history(conn, ready, record)]
         entries = b"".join(bytes(row[0]) for row in conn.execute("SELECT entry FROM events"))
         size, root = ledger.head(conn)
-    assert types == ["ing", "app", "app", "dea", "del"]
+    assert types == ["ing", "app", "app", "dea", "dea", "del"]
     assert b"secret" not in entries and b"Ruth" not in entries
     assert size > 0 and len(root) == 32
 

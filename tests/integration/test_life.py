@@ -82,12 +82,12 @@ PLACES = {
     "approvals": {"_enrol", "end", "propose", "revoke_approved", "sign"},
     "capture": {"_events"},
     "disposition/certificate": {"issue"},
-    "disposition/erasure": {"_empty_aggregations", "_finish"},
+    "disposition/erasure": {"_empty_aggregations", "_finish", "_unreadable"},
     "disposition/execution": {"_start", "_take"},
-    "disposition/plans": {"subject_events"},
-    "disposition/proposing": {"announce", "propose"},
+    "disposition/plans": {"begin_stage", "remains"},
+    "disposition/proposing": {"_appraised", "announce", "propose"},
     "disposition/rejected": {"sweep", "take_effect"},
-    "disposition/reviewing": {"_lapse", "_progress", "_word", "approved"},
+    "disposition/reviewing": {"_lapse", "_progress", "_word", "approved", "review"},
     "disposition/transfers": {"acknowledge", "give_up"},
     "history/keys": {"_introduce"},
     "holds/__init__": {"_joined", "_too_late", "place", "review", "take_effect"},
@@ -189,8 +189,9 @@ def _come_in(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
         Document("NOTICED", "noticed"),
     ]
     documents += [Document("LONG", "kept"), Document("LONG", "moved")]
+    documents += [Document("LOCKED", "locked", received=clock().date()), Document("DESCRIBED", "remembered")]
     records = capture_all(archive, documents, clock, folder / "in")
-    names = ("approved", "extended", "relabelled", "held", "letter", "noticed", "kept", "moved")
+    names = ["approved", "extended", "relabelled", "held", "letter", "noticed", "kept", "moved", "locked", "remembered"]
     ids = dict(zip(names, records, strict=True))
     made, (first,) = batch(archive, (Doc("one version", "LONG"),), "inbox", clock())
     capture.capture(archive, made, clock)
@@ -238,7 +239,8 @@ def _happens(archive: Archive, clock: Clock, ids: dict[str, UUID]) -> None:
     change(archive, Change(resumptions=((suspension, date(2015, 4, 9)),)), clock)
     change(archive, Change((Given(patient, "birth", BORN),)), clock)
     with transaction(archive.connections) as conn:
-        ledger.append(conn, aggregations.ensure(conn, archive, [Aggregation("contract", "7")], clock()), clock())
+        now = clock()
+        ledger.append(conn, aggregations.ensure(conn, archive, [Aggregation("contract", "7")], now), now)
     change(
         archive,
         Change(members=((ids["moved"], aggregations.identity(archive.safe, Aggregation("contract", "7"))),)),
@@ -347,8 +349,11 @@ def _are_told(archive: Archive, ids: dict[str, UUID]) -> None:
 
     for name, words in {
         "approved": ("destroyed: its key", "rule staged (House policy), schedule version 2", "certificate"),
-        "extended": ("decided to keep it longer; still in use", "executed to its end"),
-        "relabelled": ("decided that it belongs to another class; wrong class", "moved to class LONG (Kept long)"),
+        "extended": ("decided to keep it longer: until 2027-05-01; still in use", "executed to its end"),
+        "relabelled": (
+            "decided that it belongs to another class: class LONG (Kept long); wrong class",
+            "moved to class LONG (Kept long)",
+        ),
         "held": ("decided to hold it", "(“Audit”)"),
         "letter": (
             "(“Levi v. Cohen”)",
