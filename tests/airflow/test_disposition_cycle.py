@@ -29,6 +29,7 @@ from retention.archive import Archive
 from retention.database import transaction
 from retention.disposition import execution, plans, proposing, reviewing
 from retention.disposition.reviewing import Decided, Decision, Selection
+from retention.history import keys
 from retention.ledger import Event
 from tests.airflow.conftest import ROOT, clean_environment
 from tests.archive_builder import KEYS, Document, capture_all, enrol, load
@@ -48,16 +49,19 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 
-bag = DagBag(dag_folder=str(Path(sys.argv[1]) / "disposition_cycle.py"))
-assert not bag.import_errors, bag.import_errors
-for dag in bag.dags.values():
+dags = {}
+for name in ("disposition_cycle.py", "assurance.py"):
+    bag = DagBag(dag_folder=str(Path(sys.argv[1]) / name))
+    assert not bag.import_errors, bag.import_errors
+    dags |= bag.dags
+for dag in dags.values():
     for task in dag.tasks:
         task.retry_delay = timedelta(0)
 for line in sys.stdin:
     asked = json.loads(line)
     os.environ.update(asked["environment"])
     day = asked["logical_date"]
-    run = bag.dags[asked["dag"]].test(logical_date=datetime.fromisoformat(day) if day else None)
+    run = dags[asked["dag"]].test(logical_date=datetime.fromisoformat(day) if day else None)
     with create_session() as session:
         of_run = session.query(TaskInstance).filter_by(dag_id=asked["dag"], run_id=run.run_id)
         tasks = {t.task_id + ("" if t.map_index < 0 else str(t.map_index)): [t.state, t.try_number] for t in of_run}
@@ -263,3 +267,37 @@ def test_a_refusal_is_red_and_not_tried_again(
     assert (ran.state, ran.tasks["execute0"]) == ("failed", ["failed", 1])
     assert ran.states()["changed"] == "success"  # the report follows
     assert states(ready) == {1}
+
+
+# ---------------------------------------------------------------- assurance; here, because a driver takes long to start
+
+
+def test_a_night_of_assurance(driver: Driver, ready: Archive, environment: dict[str, str], tmp_path: Path) -> None:
+    capture_all(ready, [Document("LONG", f"kept {n}") for n in range(3)], clock, tmp_path / "in")
+    # The log has no key: nothing is signed. What can be looked at is looked at all the same, and the run is red.
+    unsigned = driver.run("assurance", environment)
+    assert unsigned.state == "failed"
+    assert unsigned.states() == {
+        **dict.fromkeys(("publish", "verify", "verdict"), "failed"),
+        **dict.fromkeys(("fixity", "reconcile", "looked"), "success"),
+        "verdict": "upstream_failed",
+    }
+    assert unsigned.tasks["verify"] == ["failed", 1]  # waiting mends it not
+    keys.create(ready, "records.example.org/ledger", clock())
+    night = driver.run("assurance", environment)
+    assert night.state == "success"
+    assert set(night.states().values()) == {"success"}
+    assert night.xcoms["publish"]["size"] > night.xcoms["publish"]["before"] == 0
+    assert night.xcoms["verify"]["size"] == night.xcoms["publish"]["size"]
+    assert night.xcoms["fixity"]["read"] == 1  # two percent of three, rounded up
+    with transaction(ready.connections) as conn:
+        said = conn.execute("SELECT type, count(*) FROM events WHERE type IN ('dig', 'fix') GROUP BY 1 ORDER BY 1")
+        assert said.fetchall() == [("dig", 2 + 2), ("fix", 2)]  # two signed the enrolment
+    with owning(ready) as conn:
+        conn.execute(
+            "UPDATE records SET received = received + 1 WHERE ctid = (SELECT min(ctid) FROM records)"
+        )
+    tampered = driver.run("assurance", environment)
+    assert tampered.state == "failed"
+    assert tampered.states()["verify"] == "failed"
+    assert [tampered.states()[task] for task in ("publish", "fixity", "reconcile")] == ["success"] * 3
