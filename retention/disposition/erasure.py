@@ -97,20 +97,28 @@ def _destroy_keys(
             (list(ids), plan_id),
         ).fetchall()
         left += quarantine.destroy_keys(conn, [*former], plan_id, now)
-        events = [*_unreadable(archive, plan_id, rows, now), *remains(archive, plan_id, left, now)]
+        digests = {line.subject_id: line.sha256.hex() for line in lines}
+        events = [*_unreadable(archive, plan_id, rows, digests, now), *remains(archive, plan_id, left, now)]
         ledger.append(conn, events, now)
 
 
 def _unreadable(
-    archive: Archive, plan_id: UUID, rows: Sequence[tuple[UUID, UUID | None]], now: datetime
+    archive: Archive,
+    plan_id: UUID,
+    rows: Sequence[tuple[UUID, UUID | None]],
+    digests: Mapping[UUID, str],
+    now: datetime,
 ) -> Iterator[Event]:
-    """The events of new tombstones; those with an annex name it."""
+    """The events of new tombstones; those with an annex name it, and the digest of its sealed line."""
     detail: dict[str, Any] = {"plan": str(plan_id), "state": "key-destroyed"}
     for part in cut(sorted(record for record, annex in rows if annex is None)):
         yield Event("dea", now, archive.agent, part, detail=detail)
     annexes = {record: annex for record, annex in rows if annex is not None}
-    for part in cut(sorted(annexes), SUBJECTS // 2):
-        said = detail | {"annexes": [str(annexes[record]) for record in part]}
+    for part in cut(sorted(annexes), SUBJECTS // 4):
+        said = detail | {
+            "annexes": [str(annexes[record]) for record in part],
+            "annexes_sha256": [digests[annexes[record]] for record in part],
+        }
         yield Event("dea", now, archive.agent, part, detail=said)
 
 

@@ -386,6 +386,15 @@ SHAPES = (
     Shape("qua", f"run batch item findings {_LINE} {_SEALED}", _quarantined, may="supersedes"),
     Shape("qua", "decision=reject reason", "rejected from quarantine | {reason}"),
     Shape("unq", "decision=release", "released from quarantine, and became a record"),
+    # what is looked after by night
+    Shape("fix", "read", "its bytes were read in the vault again, and were those that were captured"),
+    Shape(
+        "fix", "damaged", "its bytes were read in the vault again, and were not those that were captured", failed=True
+    ),
+    Shape("poa", "locks_compared differ", "locks and legal holds were compared with the vault, and were as wanted"),
+    Shape("poa", "locks_compared differ", "its lock or legal hold was not as wanted in the vault", failed=True),
+    Shape("dig", "verified root tables problems", "the archive was checked against its history, and was whole"),
+    Shape("dig", "verified root tables problems", "the archive was not as its history says", failed=True),
     # case files, triggers, suspensions
     Shape("cre", f"aggregation {_LINE}", "its case file was opened (a {aggregation})"),
     Shape(
@@ -436,7 +445,12 @@ SHAPES = (
     ),
     Shape("poa", "plan state=executing", "the execution of plan {plan} began"),
     Shape("dea", "plan state=destroying", "marked for destruction: its date, holds and locks were checked once more"),
-    Shape("dea", "plan state=key-destroyed", "its key was destroyed: nobody can read it any more", may="annexes"),
+    Shape(
+        "dea",
+        "plan state=key-destroyed",
+        "its key was destroyed: nobody can read it any more",
+        may="annexes annexes_sha256",
+    ),
     Shape("dea", "cause remains=bucket", "keys were destroyed beside others: their bucket gets a new key by and by"),
     Shape("dea", "cause remains=descriptor", "descriptions were made unreadable in an object that others share"),
     Shape("dea", "proposal state=destroying", "its key was destroyed: nobody can read it any more"),

@@ -272,11 +272,10 @@ SELECT 'contents', c.record_id::text FROM contents c JOIN records r USING (recor
     "no event has the digest of this line.": """
 SELECT 'descriptor_lines', 'subject_id ' || l.subject_id || ', revision ' || l.revision
   FROM descriptor_lines l
-  LEFT JOIN (SELECT detail ->> 'descriptor' AS descriptor, detail ->> 'descriptor_sha256' AS digest FROM history
-              WHERE detail ? 'descriptor_sha256'
-              UNION SELECT detail ->> 'annex_descriptor', detail ->> 'annex_sha256' FROM history
-              WHERE detail ? 'annex_sha256') AS h
-    ON h.descriptor = l.descriptor_id::text AND h.digest = encode(l.sha256, 'hex')
+  LEFT JOIN (SELECT detail ->> 'descriptor_sha256' AS digest FROM history WHERE detail ? 'descriptor_sha256'
+              UNION
+             SELECT jsonb_array_elements_text(detail -> 'annexes_sha256') FROM history
+              WHERE detail ? 'annexes_sha256') AS h ON h.digest = encode(l.sha256, 'hex')
  WHERE h.digest IS NULL""",
     "no line of it is left, and none ever was.": """
 SELECT 'descriptors', d.descriptor_id::text FROM descriptors d
