@@ -102,9 +102,11 @@ SELECT subject AS run_id, decode(detail ->> 'batches', 'hex') AS batches, positi
 """
 _BATCHES_FOUND = "SELECT r.run_id, {b} AS batches FROM runs r WHERE r.state <> 'running'".replace("{b}", BATCHES)
 
+# One that was emptied, and lost its key, is opened again when a record comes into it: its row stays the first.
 _AGGREGATIONS = """
-SELECT subject AS aggregation_id, at AS recorded_at, detail ->> 'aggregation' AS kind, position
+SELECT DISTINCT ON (subject) subject AS aggregation_id, at AS recorded_at, detail ->> 'aggregation' AS kind, position
   FROM history WHERE type = 'cre' AND detail ? 'aggregation'
+ ORDER BY subject, position
 """
 
 _AGGREGATION_CHANGES = """

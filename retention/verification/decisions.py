@@ -70,15 +70,16 @@ SELECT p.subject AS plan_id, (p.detail ->> 'as_of')::date AS as_of, (p.detail ->
  WHERE p.type = 'app' AND p.detail ? 'list_sha256'
 """
 
-# The items of plans as they were proposed; a unit is named where it is not the record itself.
+# The items of plans as they were proposed; `unit_id` where it is not the record itself. Lists are unnested in what is
+# selected, side by side: as LATERAL, the planner would join each event's by itself. OFFSET 0: each detail is read once,
+# not for each of its items.
 _PROPOSED = """
-SELECT (h.detail ->> 'plan')::uuid AS plan_id, i.record_id, coalesce(i.unit_id, i.record_id) AS unit_id,
-       h.detail ->> 'class' AS class_id, h.detail ->> 'action' AS action, h.detail ->> 'rule' AS rule_id,
-       (h.detail ->> 'retain_until')::date AS retain_until, h.position
-  FROM history h,
-       unnest(h.subjects[2:], ARRAY(SELECT jsonb_array_elements_text(h.detail -> 'units'))::uuid[])
-       AS i (record_id, unit_id)
- WHERE h.type = 'app' AND h.detail ? 'retain_until'
+SELECT plan_id, unnest(records) AS record_id, jsonb_array_elements_text(units)::uuid AS unit_id, class_id, action,
+       rule_id, retain_until, position
+  FROM (SELECT (detail ->> 'plan')::uuid AS plan_id, subjects[2:] AS records, detail -> 'units' AS units,
+               detail ->> 'class' AS class_id, detail ->> 'action' AS action, detail ->> 'rule' AS rule_id,
+               (detail ->> 'retain_until')::date AS retain_until, position
+          FROM history WHERE type = 'app' AND detail ? 'retain_until' OFFSET 0) AS h
 """
 
 # The last decision on each.
@@ -101,8 +102,9 @@ SELECT subject AS plan_id, detail ->> 'state' AS state, at, coalesce(person, age
 
 _PLAN_ITEMS = (
     """
-SELECT p.plan_id, p.record_id, p.unit_id, k.class_key, (i.detail ->> 'bytes')::bigint AS bytes, p.action, p.rule_id,
-       p.retain_until, coalesce(d.stage, 0::smallint) AS stage, d.decision, d.reason, d.not_before,
+SELECT p.plan_id, p.record_id, coalesce(p.unit_id, p.record_id) AS unit_id, k.class_key,
+       (i.detail ->> 'bytes')::bigint AS bytes, p.action, p.rule_id, p.retain_until,
+       coalesce(d.stage, 0::smallint) AS stage, d.decision, d.reason, d.not_before,
        t.class_key AS to_class, d.at AS decided_at, d.by AS decided_by,
        coalesce(x.at, e.at) IS NULL AS open,
        CASE WHEN x.outcome IS NOT NULL THEN x.outcome WHEN e.state <> 'approved' THEN 'plan-' || e.state
@@ -164,11 +166,10 @@ SELECT t.record_id, k.class_key, coalesce(a.case_file, (i.detail ->> 'aggregatio
        (i.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, p.rule_id, p.retain_until,
        CASE p.action WHEN 'transfer' THEN 'transferred' ELSE 'destroyed' END AS outcome, t.plan_id, t.at AS ended_at,
        t.annex_id, t.position
-  FROM (SELECT (h.detail ->> 'plan')::uuid AS plan_id, g.record_id, g.annex_id, h.at, h.position
-          FROM history h,
-               unnest(h.subjects, ARRAY(SELECT jsonb_array_elements_text(h.detail -> 'annexes'))::uuid[])
-               AS g (record_id, annex_id)
-         WHERE h.type = 'dea' AND h.detail ->> 'state' = 'key-destroyed') AS t
+  FROM (SELECT plan_id, unnest(records) AS record_id, jsonb_array_elements_text(annexes)::uuid AS annex_id, at, position
+          FROM (SELECT (detail ->> 'plan')::uuid AS plan_id, subjects AS records, detail -> 'annexes' AS annexes, at,
+                       position
+                  FROM history WHERE type = 'dea' AND detail ->> 'state' = 'key-destroyed' OFFSET 0) AS h) AS t
   LEFT JOIN history i ON i.type = 'ing' AND i.success AND i.subject = t.record_id
   LEFT JOIN (SELECT DISTINCT ON (subjects[1]) subjects[1] AS record_id, (detail ->> 'to')::uuid AS case_file
                FROM history WHERE type = 'mem' AND detail ->> 'aggregation' = 'assigned'

@@ -31,6 +31,8 @@ from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from retention.packages import bags
 from retention.packages.check import verify_bag
+from retention.verification import tables
+from retention.verification.projections import PROJECTIONS
 from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
 from tests.owning import owning
 
@@ -794,4 +796,7 @@ def test_what_comes_into_a_case_file_as_its_last_record_goes(
         assert aggregations.names(conn, [patient]) == {patient: "patient:123"}
         assert descriptors.read_line(ready, conn, patient).name == "123"
         events = [e["type"] for e in catalog.history(conn, ready, patient)]
+        tables.tell_history(conn, [])
+        for one in PROJECTIONS:  # its row is the one that it had
+            assert one.table != "aggregations" or [*tables.compare(conn, one)] == []
     assert events == ["cre", "del", "cre"] and next(looked) == 2
