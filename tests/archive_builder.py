@@ -139,7 +139,11 @@ def _unit(archive: Archive, document: Document, clock: Clock, path: Path) -> Uni
         part = path.with_name(f"{path.name}-{number}")
         part.write_bytes(content)
         described = Description(
-            name=f"{document.text}.txt", source="tests", place=f"{document.text}/{number}", title=document.text
+            name=f"{document.text}.txt",
+            source="tests",
+            place=f"{document.text}/{number}",
+            title=document.text,
+            sha256=sha256(content).digest(),
         )
         record_id = new_id(clock())
         wanted = ("governance", clock() + timedelta(days=2)) if document.class_id == "LOCKED" else None
@@ -159,7 +163,7 @@ def _unit(archive: Archive, document: Document, clock: Clock, path: Path) -> Uni
             )
         )
         parent = parent or record_id
-    place = archive.safe.place("tests", document.text)
+    place = archive.safe.place("tests", deposits[0].description.place)
     seen = Sighting(place, archive.safe.content(deposits[0].sha256))
     return Unit(seen, tuple(deposits))
 

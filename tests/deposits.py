@@ -47,6 +47,7 @@ class Doc:
     document_date: date | None = None
     codes: tuple[str, ...] = ()
     children: tuple[Doc, ...] = ()
+    place: str | None = None  # in its source; with it, the same text is the same document
 
 
 def schedule(archive: Archive, now: datetime) -> int:
@@ -59,11 +60,12 @@ def schedule(archive: Archive, now: datetime) -> int:
     return policy.load(archive, SCHEDULE, "tests", now).version
 
 
-def described(doc: Doc, source: str) -> Description:
+def described(doc: Doc, source: str, digest: bytes | None = None) -> Description:
     return Description(
         name=f"{doc.title or 'document'}.txt",
         source=source,
-        place=f"in/{uuid4()}",
+        place=doc.place or f"in/{uuid4()}",
+        sha256=digest,
         title=doc.title,
         author=doc.author,
         mime="text/plain",
@@ -80,7 +82,7 @@ def batch(archive: Archive, docs: tuple[Doc, ...], source: str, now: datetime) -
     ids: list[UUID] = []
 
     def deposits(doc: Doc, parent: UUID | None) -> list[Deposit]:
-        record_id, content = new_id(now), f"{doc.text} {uuid4()}".encode()
+        record_id, content = new_id(now), f"{doc.text} {doc.place or uuid4()}".encode()
         ids.append(record_id)
         path = archive.settings.spool / str(record_id)
         path.write_bytes(content)
@@ -91,7 +93,7 @@ def batch(archive: Archive, docs: tuple[Doc, ...], source: str, now: datetime) -
             len(content),
             doc.class_id,
             "test",
-            described(doc, source),
+            described(doc, source, sha256(content).digest()),
             doc.received,
             document_date=doc.document_date,
             parent_id=parent,
@@ -101,7 +103,8 @@ def batch(archive: Archive, docs: tuple[Doc, ...], source: str, now: datetime) -
     units = []
     for doc in docs:
         parts = deposits(doc, None)
-        units.append(Unit(Sighting(sha256(parts[0].record_id.bytes).digest(), parts[0].sha256), tuple(parts)))
+        place = archive.safe.place(source, parts[0].description.place)
+        units.append(Unit(Sighting(place, archive.safe.content(parts[0].sha256)), tuple(parts)))
     return Batch(run_id, 0, tuple(units)), ids
 
 

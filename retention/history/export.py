@@ -36,7 +36,7 @@ from retention.vault.base import Stored, Vault
 
 UNFINISHED = ".unfinished"  # the folder of files that are being written
 
-_OURS = {"checkpoint", "checkpoints", "tile", UNFINISHED}
+OURS = {"checkpoint", "checkpoints", "tile", UNFINISHED}
 _TOGETHER = 256  # files that wait to be copied
 
 Teller = Callable[[int, int], None]
@@ -91,7 +91,7 @@ def _refuse_behind(copies: Iterable[str], size: int) -> None:
 def _folder_of_ours(folder: Path) -> Iterator[None]:
     """The folder, made if it is not there, for one export at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    if strange := sorted({path.name for path in folder.iterdir()} - _OURS):
+    if strange := sorted({path.name for path in folder.iterdir()} - OURS):
         raise UsageError(
             f"{folder}: refusing to export beside {strange[0]!r}, which is no file of a ledger. Name a new folder, or "
             "that of a former export."

@@ -15,7 +15,7 @@ Rules of this package (requirements: history, *Verify*):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -26,10 +26,13 @@ from retention import database, ledger
 from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import MunimentError, NotFound
-from retention.history import export, keys, offline
+from retention.history import export, keys, offline, publishing
 from retention.history.offline import Problem, Verified
 from retention.ledger import Event
+from retention.tlog import tiles
 from retention.tlog.note import Verifier
+from retention.tlog.tiles import WIDTH
+from retention.vault.base import Vault
 from retention.verification import entries, objects, sealed, tables
 from retention.verification.entries import Entries
 from retention.verification.projections import PROJECTIONS
@@ -88,9 +91,9 @@ def verify(
         if known:
             found.add(entries.check_notes(conn, there, known[0].origin, [key.verifier for key in known]))
         if published:
-            found.add(_behind(there, published))
-        found.add(_migrations(conn))
-        found.add(_guards(conn))
+            found.add(check_beginning(conn, archive.vault, there, published))
+        found.add(check_migrations(conn))
+        found.add(check_guards(conn))
         tables.tell_history(conn, there.damaged)
         for number, one in enumerate(PROJECTIONS, 1):
             found.add(tables.compare(conn, one))
@@ -126,7 +129,8 @@ def _published(
         try:
             copied = export.export(archive, Path(folder) / "ledger")
         except NotFound:
-            found.add([Problem("vault ledger", "nothing was published yet: `muniment ledger publish`.")])
+            said = "missing: nothing was published yet (`muniment ledger publish`), or somebody removed it."
+            found.add([Problem(f"vault {publishing.CHECKPOINT}", said)])
             return None
         except MunimentError as error:
             found.add([Problem("vault ledger", str(error))])
@@ -135,21 +139,43 @@ def _published(
     found.published, found.checkpoints = checked.size, checked.checkpoints
     found.add(Problem(f"vault {key}", "missing: it is a part of the published ledger.") for key in copied.missing)
     found.add(Problem(f"vault ledger/{one.path}", one.said) for one in checked.problems)
+    found.add(_strange(archive.vault))
     return checked
 
 
-def _behind(there: Entries, published: Verified) -> list[Problem]:
-    """That the catalog's events begin with those that were published."""
+def _strange(vault: Vault) -> Iterator[Problem]:
+    """What stands among the ledger's files and is none: a copy takes what it knows alone."""
+    for stored in vault.list(publishing.FOLDER):
+        path = stored.key.removeprefix(f"{publishing.FOLDER}/")
+        if path.partition("/")[0] in export.OURS and (not path.startswith("tile/") or tiles.parse_path(path)):
+            continue
+        yield Problem(f"vault {stored.key}", "no file of a ledger. Look who put it there.")
+
+
+def check_beginning(conn: Connection, vault: Vault, there: Entries, published: Verified) -> Iterator[Problem]:
+    """That the catalog's events begin with those that were published; each that does not is named."""
     if there.size < published.size:
         said = f"{there.size:,} events are there, {published.size:,} were published: events were removed."
-        return [Problem("table events", said)]
-    if there.roots.get(published.size) != published.root:
-        said = f"the first {published.size:,} have another root than those that were published: history was rewritten."
-        return [Problem("table events", said)]
-    return []
+        yield Problem("table events", said)
+    if there.roots.get(published.size) == published.root:
+        return
+    for first in range(0, published.size, WIDTH):
+        tile = tiles.in_tree(published.size, 0, first // WIDTH)
+        try:
+            logged = tiles.hashes(tile, publishing.read_tile(vault, tile))
+        except MunimentError as error:
+            yield Problem(f"vault ledger/{tile.path}", str(error))
+            continue
+        rows = conn.execute(
+            "SELECT position, leaf_hash FROM events WHERE position BETWEEN %s AND %s", (first, first + WIDTH - 1)
+        )
+        found = {position: bytes(leaf) for position, leaf in rows}
+        for position, leaf in enumerate(logged, first):
+            if found.get(position) != leaf:
+                yield Problem(f"table events, position {position}", "it is not the event that was published there.")
 
 
-def _migrations(conn: Connection) -> list[Problem]:
+def check_migrations(conn: Connection) -> list[Problem]:
     """That the shapes of the catalog are those of this version's migrations."""
     should = {number: (name, sha256(text.encode()).digest()) for number, name, text in database.migrations()}
     rows = conn.execute("SELECT number, name, sha256 FROM schema_migrations ORDER BY number").fetchall()
@@ -161,7 +187,7 @@ def _migrations(conn: Connection) -> list[Problem]:
     ]
 
 
-def _guards(conn: Connection) -> list[Problem]:
+def check_guards(conn: Connection) -> list[Problem]:
     """What keeps history as it is: the triggers that refuse, and the keys that keep a row from being there twice."""
     off = conn.execute(
         "SELECT c.relname, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "

@@ -169,16 +169,16 @@ def _check_known(
     conn: Connection, archive: Archive, subject: UUID, key: RecordKey, kind: str, description: Description
 ) -> Iterator[Problem]:
     """What is reckoned from a document's line: commitment, HMAC of its bytes, HMAC of its place."""
-    if description.sha256 is None or kind not in ("record", "quarantined"):
+    if kind not in ("record", "quarantined", "rejected"):
         return
-    known = archive.safe.content(description.sha256)
+    known = archive.safe.content(description.sha256) if description.sha256 is not None else None
     row = conn.execute(
         """SELECT c.commitment, c.content, r.parent_id IS NOT NULL AS inside FROM contents c JOIN records r
            USING (record_id) WHERE c.record_id = %(id)s
            UNION ALL SELECT commitment, NULL, false FROM quarantine WHERE quarantine_id = %(id)s""",
         {"id": subject},
     ).fetchone()
-    if row is not None:
+    if row is not None and description.sha256 is not None:
         if key.commitment(description.sha256) != bytes(row[0]):
             yield Problem(f"record {subject}", "the digest in its sealed line is not what its event committed to.")
         if kind == "record" and (bytes(row[1]) if row[1] is not None else None) != (None if row[2] else known):
@@ -187,7 +187,7 @@ def _check_known(
     for at, content in conn.execute("SELECT place, content FROM sightings WHERE subject_id = %s", (subject,)):
         if bytes(at) != place:
             yield Problem(f"table sightings, row {bytes(at).hex()}", "place: not where its document came from.")
-        if bytes(content) != known:
+        if known is not None and bytes(content) != known:
             yield Problem(f"table sightings, row {bytes(at).hex()}", "content: not the HMAC of its document.")
 
 
@@ -269,6 +269,15 @@ SELECT 'aggregations', a.aggregation_id::text FROM aggregations a
     "its sealed line is missing in table descriptor_lines.": """
 SELECT 'contents', c.record_id::text FROM contents c JOIN records r USING (record_id)
  WHERE r.state = 1 AND NOT EXISTS (SELECT FROM descriptor_lines l WHERE l.subject_id = c.record_id)""",
+    "the bucket of its key has no row in table key_buckets.": """
+SELECT 'subject_keys', k.subject_id::text FROM subject_keys k
+ WHERE NOT EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = k.bucket_id)
+UNION ALL
+SELECT 'plan_remains', r.plan_id::text FROM plan_remains r
+ WHERE r.kind = 'bucket' AND NOT EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = r.remains_id)""",
+    "the object that it stands in has no row in table descriptors.": """
+SELECT 'descriptor_lines', 'subject_id ' || l.subject_id || ', revision ' || l.revision FROM descriptor_lines l
+ WHERE NOT EXISTS (SELECT FROM descriptors d WHERE d.descriptor_id = l.descriptor_id)""",
     "no event has the digest of this line.": """
 SELECT 'descriptor_lines', 'subject_id ' || l.subject_id || ', revision ' || l.revision
   FROM descriptor_lines l
@@ -285,6 +294,18 @@ SELECT 'descriptors', d.descriptor_id::text FROM descriptors d
 SELECT 'descriptions', d.subject_id::text FROM descriptions d
  WHERE NOT EXISTS (SELECT FROM descriptor_lines l JOIN subject_keys k USING (subject_id)
                     WHERE l.subject_id = d.subject_id)""",
+    "its row in table sightings is missing: what it was would come in again as new.": """
+SELECT 'contents', c.record_id::text FROM contents c JOIN records r USING (record_id)
+ WHERE r.state = 1 AND r.parent_id IS NULL
+   AND NOT EXISTS (SELECT FROM sightings s WHERE s.subject_id = c.record_id)
+   AND NOT EXISTS (SELECT FROM contents n WHERE n.supersedes = c.record_id)
+   AND NOT EXISTS (SELECT FROM quarantine q WHERE q.supersedes = c.record_id)
+   AND NOT EXISTS (SELECT FROM history h WHERE h.type = 'ing' AND h.detail ->> 'supersedes' = c.record_id::text)
+UNION ALL
+SELECT 'quarantine', q.quarantine_id::text FROM quarantine q
+ WHERE q.state <> 'released' AND NOT EXISTS (SELECT FROM sightings s WHERE s.subject_id = q.quarantine_id)
+   AND NOT EXISTS (SELECT FROM history h WHERE h.type IN ('ing', 'qua')
+                      AND h.detail ->> 'supersedes' = q.quarantine_id::text)""",
     "nothing that came in is known by it.": """
 SELECT 'sightings', encode(s.place, 'hex') FROM sightings s
  WHERE NOT EXISTS (SELECT FROM history h WHERE h.type IN ('ing', 'qua', 'unq') AND s.subject_id = ANY (h.subjects))""",

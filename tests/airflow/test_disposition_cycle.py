@@ -294,9 +294,7 @@ def test_a_night_of_assurance(driver: Driver, ready: Archive, environment: dict[
         said = conn.execute("SELECT type, count(*) FROM events WHERE type IN ('dig', 'fix') GROUP BY 1 ORDER BY 1")
         assert said.fetchall() == [("dig", 2 + 2), ("fix", 2)]  # two signed the enrolment
     with owning(ready) as conn:
-        conn.execute(
-            "UPDATE records SET received = received + 1 WHERE ctid = (SELECT min(ctid) FROM records)"
-        )
+        conn.execute("UPDATE records SET received = received + 1 WHERE ctid = (SELECT min(ctid) FROM records)")
     tampered = driver.run("assurance", environment)
     assert tampered.state == "failed"
     assert tampered.states()["verify"] == "failed"

@@ -23,8 +23,10 @@ from retention import (
     aggregations,
     approvals,
     capture,
+    fixity,
     holds,
     ledger,
+    locks,
     policy,
     quarantine,
     reading,
@@ -32,6 +34,7 @@ from retention import (
     runs,
     signatures,
     triggers,
+    verification,
 )
 from retention.aggregations import Aggregation
 from retention.archive import Archive, open_archive
@@ -44,6 +47,7 @@ from retention.effects import EFFECTS
 from retention.errors import NotFound, Refused
 from retention.history import keys, wording
 from retention.history.life import Life, life
+from retention.history.offline import Problem
 from retention.holds import Matter, flags, production
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
@@ -54,6 +58,7 @@ from retention.requests import answers, register
 from retention.requests.register import Asked, Extension, Ground
 from retention.requests.subjects import Subject
 from retention.triggers import Change, Given, Retraction
+from retention.verification import Verification
 from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
 from tests.deposits import Doc, batch, deposit, detain
 
@@ -89,9 +94,11 @@ PLACES = {
     "disposition/rejected": {"sweep", "take_effect"},
     "disposition/reviewing": {"_lapse", "_progress", "_word", "approved", "review"},
     "disposition/transfers": {"acknowledge", "give_up"},
+    "fixity": {"_enter"},
     "history/keys": {"_introduce"},
     "holds/__init__": {"_joined", "_too_late", "place", "review", "take_effect"},
     "holds/production": {"produce"},
+    "locks": {"reconcile"},
     "packages/__init__": {"handed_out"},
     "policy": {"_put_in_force"},
     "quarantine": {"reject", "release"},
@@ -100,6 +107,7 @@ PLACES = {
     "requests/register": {"close", "enter", "extend", "lift"},
     "runs": {"close", "interrupt", "observe", "start"},
     "triggers": {"_apply"},
+    "verification/__init__": {"enter"},
 }
 
 
@@ -179,6 +187,7 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     assert reading.forget(archive, clock() + timedelta(days=6 * 366)) == 1
     keys.create(archive, "records.example.org/ledger", clock())
     keys.rotate(archive, clock())
+    _night(archive, clock, ids, folder)
     return ids
 
 
@@ -193,13 +202,11 @@ def _come_in(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     records = capture_all(archive, documents, clock, folder / "in")
     names = ["approved", "extended", "relabelled", "held", "letter", "noticed", "kept", "moved", "locked", "remembered"]
     ids = dict(zip(names, records, strict=True))
-    made, (first,) = batch(archive, (Doc("one version", "LONG"),), "inbox", clock())
+    made, (first,) = batch(archive, (Doc("one version", "LONG", place="in/17"),), "inbox", clock())
     capture.capture(archive, made, clock)
-    newer, (second,) = batch(archive, (Doc("the next version", "LONG"),), "inbox", clock())
-    place = made.admitted[0].sighting
-    unit = replace(
-        newer.admitted[0], sighting=replace(newer.admitted[0].sighting, place=place.place, replaces=place.content)
-    )
+    newer, (second,) = batch(archive, (Doc("the next version", "LONG", place="in/17"),), "inbox", clock())
+    before = made.admitted[0].sighting.content
+    unit = replace(newer.admitted[0], sighting=replace(newer.admitted[0].sighting, replaces=before))
     capture.capture(archive, replace(newer, admitted=(unit,)), clock)
     ids |= {"superseded": first, "newer": second}
     turned = Turned(
@@ -218,8 +225,8 @@ def _come_in(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
         "rejected": detain(archive, Doc("rejected")),
         "guarded": detain(archive, Doc("g")),
     }
-    ids["released"] = detain(archive, Doc("released"))
-    made, (ids["released record"],) = batch(archive, (Doc("released", "LONG"),), "inbox", clock())
+    ids["released"] = detain(archive, Doc("released", place="bill"))
+    made, (ids["released record"],) = batch(archive, (Doc("released", "LONG", place="bill"),), "inbox", clock())
     capture.capture(archive, made, clock, releasing=ids["released"])
     for name in ("rejected", "guarded"):
         quarantine.reject(archive, ids[name], "not-a-record", clock())
@@ -320,6 +327,28 @@ def _late(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) ->
     holds.place(archive, Scope(records=(ids["guarded"],)), Mode.STATIC, replace(MATTER, name="later"), month)
     sign(archive, proposal.id, month)
     rejected.sweep(archive, month)
+
+
+def _night(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -> None:
+    """What is looked after, whole and then not; afterwards everything is as it was."""
+    (path,) = (folder / "vault" / "records" / str(ids["kept"])).iterdir()
+    content = path.read_bytes()
+    for there in (content, content[:-1], content):
+        path.chmod(0o600)
+        path.write_bytes(there)
+        assert fixity.run(archive, 1.0, clock).damaged.keys() == ({ids["kept"]} if there != content else set())
+    path.chmod(0o400)
+    with transaction(archive.connections) as conn:
+        ((held, key, version),) = conn.execute(
+            "SELECT record_id, 'records/' || record_id || '/' || encode(sealed_sha256, 'hex'), version "
+            "FROM contents JOIN hold_members USING (record_id) LIMIT 1"
+        ).fetchall()
+    flags.drain(archive, clock())
+    for on in (True, False, True):
+        archive.vault.hold(key, version, on)
+        assert bool(locks.reconcile(archive, clock(), everything=True).differ) is not on, held
+    for problems in ([], [Problem("table events", "an example")]):
+        verification.enter(archive, Verification(1, bytes(32), problems=problems), clock())
 
 
 # ---------------------------------------------------------------- each has words
