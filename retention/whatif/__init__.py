@@ -244,15 +244,19 @@ def _all(parts: Iterable[sql.Composed]) -> sql.Composed:
     return sql.SQL(" UNION ALL ").join(sql.SQL("({})").format(part) for part in parts)
 
 
-# One row for each record that is due on either side; of all others one for each class and direction.
+# One row for each record that is due on either side; of all others one for each class and direction. The workers that
+# scan also count: what is due goes through the count as an array, because grouping by record would count nothing.
 _FOUND = sql.SQL("""
-SELECT class_key, extended, shortened, due_before, due_after, record_id,
-       count(*) AS records, sum(bytes)::bigint AS bytes
-  FROM (SELECT class_key, bytes, after > before AS extended, after < before AS shortened,
+SELECT t.class_key, t.extended, t.shortened, t.due_before, t.due_after, u.record_id,
+       CASE WHEN u.record_id IS NULL THEN t.records ELSE 1 END AS records, coalesce(u.bytes, t.bytes) AS bytes
+  FROM (SELECT class_key, after > before AS extended, after < before AS shortened,
                before < {as_of} AS due_before, after < {as_of} AS due_after,
-               CASE WHEN before < {as_of} OR after < {as_of} THEN record_id END AS record_id
-          FROM ({dated}) AS d WHERE before <> after OR before < {as_of}) AS e
- GROUP BY class_key, extended, shortened, due_before, due_after, record_id
+               count(*) AS records, sum(bytes)::bigint AS bytes,
+               array_agg(record_id) FILTER (WHERE before < {as_of} OR after < {as_of}) AS ids,
+               array_agg(bytes) FILTER (WHERE before < {as_of} OR after < {as_of}) AS sizes
+          FROM ({dated}) AS d WHERE before <> after OR before < {as_of}
+         GROUP BY 1, 2, 3, 4, 5) AS t
+  LEFT JOIN LATERAL unnest(t.ids, t.sizes) AS u (record_id, bytes) ON true
 """)
 
 _ELIGIBLE = sql.SQL("SELECT r.* FROM whatif_found w JOIN records r USING (record_id) WHERE w.{due}")

@@ -286,18 +286,14 @@ def prepare(
     keys = {name: key for name, key in conn.execute("SELECT class_id, class_key FROM classes") if name in class_ids}
     kinds: dict[str, int] = dict(conn.execute("SELECT kind, ordinal FROM trigger_kinds").fetchall())
     codes: dict[Trigger, int] = {}
-    used: defaultdict[int, list[int]] = defaultdict(list)  # code -> classes
-    for name, key in keys.items():
+    for name in keys:
         rules = [rule for plan in (old, new) for rule in _in_force(plan.record_class(name), as_of)]
         for trigger in _triggers(rules):
             if not trigger.event:
                 codes[trigger] = DATED.index(trigger.name) + 1
             elif trigger.key in kinds:
                 codes[trigger] = kinds[trigger.key] + len(DATED)
-            if trigger in codes:
-                used[codes[trigger]].append(key)
-    days = {code: sorted(_days(conn, code, some, records)) for code, some in used.items()}
-    return Dates(_Making(as_of, (old, new), keys, codes, days).pieces())
+    return Dates(_Making(as_of, (old, new), keys, codes, _days(conn, set(codes.values()), records)).pieces())
 
 
 def _triggers(rules: Iterable[Rule]) -> set[Trigger]:
@@ -308,15 +304,39 @@ def _triggers(rules: Iterable[Rule]) -> set[Trigger]:
     return {trigger for trigger in found if trigger is not None}
 
 
-def _days(conn: Connection, code: int, classes: list[int], records: Sequence[UUID] | None) -> list[date]:
+_EVERY_DAY = 150_000  # days; a catalog whose dates lie further apart is asked which it has
+
+
+def _days(conn: Connection, codes: Iterable[int], records: Sequence[UUID] | None) -> dict[int, Sequence[date]]:
+    """Days of each code, in order, among them all that a record has: every day between the first and the last, which
+    one look at the tables gives. Where these are too many, those that there are, each code by itself."""
+    among: sql.Composable = sql.SQL("true")
+    if records is not None:
+        among = sql.SQL("record_id = ANY ({}::uuid[])").format(list(records))
+    wanted = sorted(codes)
+    found: dict[int, Sequence[date]] = {}
+    for table, some, where in (
+        ("records", [code for code in wanted if code <= len(DATED)], among),
+        ("current_triggers", [code for code in wanted if code > len(DATED)], sql.SQL("true")),
+    ):
+        source = sql.SQL("{} WHERE {}").format(sql.Identifier(table), where)
+        asked = [sql.SQL("min({0}), max({0})").format(_column(code)) for code in some]
+        bounds = conn.execute(sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(asked), source)).fetchone() or ()
+        for code, first, last in zip(some, bounds[::2], bounds[1::2], strict=True):
+            if first is None:
+                found[code] = []
+            elif (last - first).days < _EVERY_DAY:
+                found[code] = [date.fromordinal(day) for day in range(first.toordinal(), last.toordinal() + 1)]
+            else:
+                distinct = sql.SQL("SELECT DISTINCT {0} FROM {1} AND {0} IS NOT NULL ORDER BY 1")
+                found[code] = [row[0] for row in conn.execute(distinct.format(_column(code), source))]
+    return found
+
+
+def _column(code: int) -> sql.Composed:
     if code <= len(DATED):
-        among = sql.SQL("class_key = ANY ({}::smallint[]) OR special").format(classes)  # it may have it as a label
-        if records is not None:
-            among = sql.SQL("record_id = ANY ({}::uuid[])").format(list(records))
-        query = sql.SQL("SELECT DISTINCT {0} FROM records WHERE ({1}) AND {0} IS NOT NULL")
-        return [row[0] for row in conn.execute(query.format(sql.Identifier(DATED[code - 1]), among))]
-    query = sql.SQL("SELECT DISTINCT dates[{0}] FROM current_triggers WHERE dates[{0}] IS NOT NULL")
-    return [row[0] for row in conn.execute(query.format(code - len(DATED)))]
+        return sql.SQL("{}").format(sql.Identifier(DATED[code - 1]))
+    return sql.SQL("dates[{}]").format(code - len(DATED))
 
 
 # ---------------------------------------------------------------- columns
