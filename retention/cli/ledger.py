@@ -7,6 +7,7 @@ Rules of this module: those of retention.cli, and:
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,10 @@ app = typer.Typer(no_args_is_help=True, help="The ledger: its keys, its publicat
 
 KeysOption = Annotated[
     list[str] | None, typer.Option("--key", metavar="VKEY", help="A public key of the log, as `ledger key` prints it.")
+]
+WitnessesOption = Annotated[
+    list[str] | None,
+    typer.Option("--witness", metavar="VKEY", help="A witness's public key, as `ledger cosign` prints it."),
 ]
 
 
@@ -141,6 +146,7 @@ def verify(
         Path | None, typer.Option("--offline", metavar="DIR", help="An exported ledger; nothing else is read.")
     ] = None,
     keys: KeysOption = None,
+    witnesses: WitnessesOption = None,
     documents: Annotated[
         float, typer.Option(min=0, max=100, metavar="PERCENT", help="How many documents are read, oldest check first.")
     ] = 100,
@@ -149,15 +155,17 @@ def verify(
     """Check the whole archive against its history: events, tables, sealed lines, keys, the vault.
 
     With --offline DIR --key VKEY an exported ledger alone: no server, no database, no network. Exits 1 if a single
-    byte is not as it was signed or recorded, and names it."""
+    byte is not as it was signed or recorded, and names it. --witness VKEY checks the cosignatures too."""
     if offline is None:
+        if witnesses:
+            raise UsageError("--witness checks the cosignatures of an exported ledger: give it with --offline DIR.")
         _verify_archive(context, _verifiers(keys) if keys else [], documents, enter)
         return
     from retention.history.offline import verify as check
 
     trusts = _verifiers(keys)
     with progress("entries verified") as show:
-        found = check(offline, trusts, show)
+        found = check(offline, trusts, show, witnesses=_parsed(witnesses))
     value = {
         "ok": found.ok,
         "origin": trusts[0].name,
@@ -165,6 +173,10 @@ def verify(
         "root": found.root.hex(),
         "signed_by": [str(key) for key in found.signed_by],
         "checkpoints": found.checkpoints,
+        "cosigned": [
+            {"witness": str(one.witness), "sizes": list(one.sizes), "time": _utc(one.time)} for one in found.cosigned
+        ],
+        "unchecked_cosignatures": found.unchecked,
         "problems": [{"path": problem.path, "said": problem.said} for problem in found.problems],
         "more": found.more,
     }
@@ -174,6 +186,13 @@ def verify(
             print(visible(str(problem)))
         if found.more:
             print(f"and {found.more:,} more")
+        for one in found.cosigned:
+            print(
+                f"{len(one.sizes):,} checkpoints cosigned by {one.witness}, up to that of {one.sizes[-1]:,} events, "
+                f"at {_utc(one.time)}"
+            )
+        if found.unchecked:
+            print(f"{found.unchecked:,} cosignatures by others, not checked: give their public keys (`--witness`)")
         said = "whole" if found.ok else f"NOT AS IT WAS SIGNED, {len(found.problems) + found.more:,} problems"
         print(f"{trusts[0].name}: {found.size:,} events, {found.checkpoints:,} signed checkpoints: {said}")
         print(f"root {found.root.hex()}" + "".join(f", signed by {key}" for key in found.signed_by))
@@ -304,13 +323,24 @@ def _print_events(found: Checked) -> None:
 
 
 def _verifiers(keys: list[str] | None) -> list[Verifier]:
-    from retention.tlog.note import parse_vkey
-
     if not keys:
         raise UsageError(
             "expected --key VKEY, a public key of the log: `muniment ledger key` prints it on its machine."
         )
-    return [parse_vkey(key) for key in keys]
+    return _parsed(keys)
+
+
+def _parsed(keys: list[str] | None) -> list[Verifier]:
+    from retention.tlog.note import parse_vkey
+
+    return [parse_vkey(key) for key in keys or []]
+
+
+def _utc(time: int) -> str:
+    try:
+        return datetime.fromtimestamp(time, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):  # a witness may sign any 63 bits
+        return f"{time} s"
 
 
 # ---------------------------------------------------------------- the auditor's witness
@@ -350,5 +380,40 @@ def ledger_cosign(
         print(f"{folder / 'checkpoint'}: {done.verdict.reason}")
         print(value["cosignature"])
         print(f"witness {done.witness.vkey}")
+
+    answer(context.obj, value, people)
+
+
+@app.command("add-cosignature")
+def ledger_add_cosignature(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The `checkpoint` that the witness gave back.")],
+    witnesses: WitnessesOption = None,
+) -> None:
+    """Keep a witness's cosignature beside the published checkpoint, for ever; exports have it.
+
+    Refused is what does not verify, and a checkpoint that was never published."""
+    if not witnesses:
+        raise UsageError("expected --witness VKEY, the witness's public key: `muniment ledger cosign` prints it there.")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(
+            f"{file}: not there. It is the `checkpoint` of the folder that the witness cosigned."
+        ) from None
+    from retention.history import cosignatures
+
+    with opened(context.obj) as archive:
+        kept = cosignatures.add(archive, data, _parsed(witnesses), now(), str(file))
+    value = {
+        "size": kept[0].checkpoint.size,
+        "root": kept[0].checkpoint.root.hex(),
+        "kept": [{"witness": str(one.witness), "time": _utc(one.time), "key": one.key, "new": one.new} for one in kept],
+    }
+
+    def people() -> None:
+        for one in kept:
+            said = "kept" if one.new else "one is kept already, which stands"
+            print(f"{one.key}: cosigned by {one.witness} at {_utc(one.time)}: {said}")
 
     answer(context.obj, value, people)

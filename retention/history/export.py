@@ -1,8 +1,8 @@
 """The published ledger copied out of the vault, for somebody who has neither the vault nor the database.
 
 Rules of this module:
-- Copied are all that the newest checkpoint signs (its tiles and bundles, no older partial ones), every checkpoint,
-  and the newest one last: a folder that has a `checkpoint` was copied whole.
+- Copied are all that the newest checkpoint signs (its tiles and bundles, no older partial ones), every checkpoint
+  with the cosignatures of it, and the newest one last: a folder that has a `checkpoint` was copied whole.
 - A file is written beside and renamed to its name, so a copy that was cut is gone on with: what is there with the
   size that it has in the vault is kept, and read again only where `everything` is asked. Checkpoints always are.
 - It goes into a new folder or on top of a former export of the same log, never beside what is no file of a ledger,
@@ -28,7 +28,7 @@ from retention.database import transaction
 from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.history import keys
 from retention.history.keys import LogKey
-from retention.history.publishing import COPIES, FOLDER, newest_signed
+from retention.history.publishing import COPIES, COSIGNATURES, FOLDER, newest_signed
 from retention.tlog import checkpoint, tiles
 from retention.tlog.checkpoint import Opened
 from retention.tlog.tiles import ENTRIES
@@ -36,7 +36,7 @@ from retention.vault.base import Stored, Vault
 
 UNFINISHED = ".unfinished"  # the folder of files that are being written
 
-OURS = {"checkpoint", "checkpoints", "tile", UNFINISHED}
+OURS = {"checkpoint", "checkpoints", "cosignatures", "tile", UNFINISHED}
 _TOGETHER = 256  # files that wait to be copied
 
 Teller = Callable[[int, int], None]
@@ -60,6 +60,7 @@ def export(archive: Archive, folder: Path, tell: Teller | None = None, everythin
     Raises NotFound if nothing was published, UsageError or Refused for a folder that is something else."""
     with transaction(archive.connections) as conn:
         known = keys.all_keys(conn)
+    cosignatures = [one.key for one in archive.vault.list(COSIGNATURES)]  # before the copies: each has its checkpoint
     copies = [one.key for one in archive.vault.list(COPIES)]  # before the newest: so it is none of an older state
     newest = newest_signed(archive.vault, known) if known else None
     if newest is None:
@@ -71,9 +72,9 @@ def export(archive: Archive, folder: Path, tell: Teller | None = None, everythin
         signed = _signed(folder, newest, known)
         with ThreadPoolExecutor(archive.settings.vault_threads) as threads:
             _copy_tiles(archive.vault, folder, threads, found, everything, tell)
-            for key in copies:
+            for key in [*copies, *cosignatures]:
                 _copy(archive.vault, folder, key, None)
-        found.files += len(copies) + 1
+        found.files += len(copies) + len(cosignatures) + 1
         _write(folder, "checkpoint", signed)
     return found
 

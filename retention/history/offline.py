@@ -6,6 +6,8 @@ Rules of this module (requirements: history, *Verify*):
   is named, with the file, the entry and both hashes. A file that belongs to no ledger is named too.
 - Where entries and their tile differ, the hash above them says which of the two was changed; the check goes on with
   the other, so that what follows is not blamed.
+- A cosignature is a checkpoint too, signed by the log and one witness: what it says must agree like the others. The
+  witness's own signature is checked where its public key is given; without it nobody can tell.
 - Older partial tiles and bundles may stand there: each is the beginning of the one that came after it.
 - Bundles are read once, in order, by several processes; a process holds one bundle and its tile, the rest is
   O(log n). One that is damaged does not end the check.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -28,8 +31,8 @@ from retention import merkle
 from retention.errors import Damaged, MunimentError, UsageError
 from retention.history.handover import INTRODUCED, trusted
 from retention.tlog import checkpoint, note, tiles
-from retention.tlog.checkpoint import Checkpoint
-from retention.tlog.note import Verifier
+from retention.tlog.checkpoint import Checkpoint, Opened
+from retention.tlog.note import COSIGNATURE, Verifier
 from retention.tlog.tiles import ENTRIES, WIDTH, Tile
 
 MOST = 1_000  # problems that are listed; the rest is counted
@@ -37,6 +40,8 @@ MOST = 1_000  # problems that are listed; the rest is counted
 _CHUNK = 64  # bundles that a process takes at once
 _WORTH = 60  # chunks, about a million entries: below it, starting processes costs more than it saves
 _LARGEST = 1_000_000  # bytes of a checkpoint
+
+_COSIGNATURE = re.compile(r"cosignatures/([0-9]{20})/([0-9a-f]{8})")  # size, key id
 
 _NOTHING = Checkpoint("?", 0, merkle.EMPTY)
 
@@ -54,14 +59,27 @@ class Problem:
         return f"{self.path}: {self.said}"
 
 
+@dataclass(frozen=True, slots=True)
+class Cosigned:
+    """Checkpoints that one witness cosigned: their sizes, and when it cosigned the largest (Unix seconds)."""
+
+    witness: Verifier
+    sizes: tuple[int, ...]
+    time: int
+
+
 @dataclass(slots=True)
 class Verified:
-    """What was found. `root` is that of the entries; `signed_by` the keys that signed the newest checkpoint."""
+    """What was found. `root` is that of the entries; `signed_by` the keys that signed the newest checkpoint.
+
+    `cosigned` is what verifies, of each witness that was given; `unchecked` counts the cosignatures of others."""
 
     size: int
     root: bytes = merkle.EMPTY
     signed_by: tuple[Verifier, ...] = ()
     checkpoints: int = 0
+    cosigned: tuple[Cosigned, ...] = ()
+    unchecked: int = 0
     problems: list[Problem] = field(default_factory=list)
     more: int = 0  # problems beyond MOST
 
@@ -76,10 +94,19 @@ class Verified:
             self.more += 1
 
 
-def verify(folder: Path, trusts: Sequence[Verifier], tell: Teller | None = None, processes: int = 0) -> Verified:
+def verify(
+    folder: Path,
+    trusts: Sequence[Verifier],
+    tell: Teller | None = None,
+    processes: int = 0,
+    witnesses: Sequence[Verifier] = (),
+) -> Verified:
     """Check the ledger in `folder`. `tell` is told how many of how many entries were read.
 
-    Raises UsageError if there is no ledger. `processes`: 0 is one for each core."""
+    Raises UsageError if there is no ledger, or for a key that is no witness's. `processes`: 0 is one for each core."""
+    for witness in witnesses:
+        if witness.kind != COSIGNATURE:
+            raise UsageError(f"key {witness}: expected that of a witness, which `muniment ledger cosign` prints.")
     if not (folder / "checkpoint").is_file():
         raise UsageError(
             f"{folder}: expected a published ledger with its `checkpoint`. `muniment ledger export {folder}` makes one."
@@ -90,7 +117,7 @@ def verify(folder: Path, trusts: Sequence[Verifier], tell: Teller | None = None,
     sizes = sorted({head.size for head, _, _ in notes})
     roots, introduced = _read_entries(folder, sizes, claimed, found, tell, processes or os.cpu_count() or 1)
     found.root = roots.get(size, merkle.EMPTY)
-    _check_notes(notes, roots, introduced, trusts, found)
+    _check_notes(notes, roots, introduced, trusts, witnesses, found)
     _check_files(folder, size, found)
     return found
 
@@ -100,7 +127,8 @@ def verify(folder: Path, trusts: Sequence[Verifier], tell: Teller | None = None,
 
 def _notes(folder: Path) -> list[tuple[Checkpoint, str, bytes]]:
     """What each checkpoint claims, its path and bytes; an empty tree where it claims nothing that can be."""
-    paths = [folder / "checkpoint", *sorted((folder / "checkpoints").glob("*"))]
+    cosignatures = (path for path in (folder / "cosignatures").glob("*/*") if path.is_file())
+    paths = [folder / "checkpoint", *sorted((folder / "checkpoints").glob("*")), *sorted(cosignatures)]
     found = []
     for path in paths:
         with path.open("rb") as file:
@@ -131,9 +159,11 @@ def _check_notes(
     roots: dict[int, bytes],
     introduced: Sequence[dict[str, Any]],
     trusts: Sequence[Verifier],
+    witnesses: Sequence[Verifier],
     found: Verified,
 ) -> None:
     origin = trusts[0].name
+    cosigned: dict[Verifier, dict[int, int]] = {witness: {} for witness in witnesses}
     try:
         verifiers = trusted(origin, trusts, introduced)
     except MunimentError as error:
@@ -143,30 +173,73 @@ def _check_notes(
     newest: Checkpoint | None = None
     for claim, path, data in notes:
         try:
-            opened = checkpoint.open_signed(data, origin, verifiers, what=path)
+            opened = checkpoint.open_signed(data, origin, verifiers, witnesses, what=path)
         except MunimentError as error:
             found.add(path, str(error).removeprefix(f"{path}: "))
             continue
-        found.checkpoints += 1
         head = opened.checkpoint
+        found.checkpoints += not path.startswith("cosignatures/")
         if path == "checkpoint":
             newest, found.signed_by = head, opened.signed_by
-        elif path != f"checkpoints/{head.size:020}":
-            found.add(path, f"the checkpoint of size {head.size:,} stands under the name of another size.")
-        if head.size != claim.size or head.size not in roots:
-            found.add(path, f"it is signed for {head.size:,} entries, of which the folder has not all.")
-        elif head.root != roots[head.size]:
-            found.add(
-                path,
-                f"it is signed for {head.size:,} entries with the root {head.root.hex()}; those that are here have "
-                f"the root {roots[head.size].hex()}. The history was rewritten after it was signed.",
-            )
+        misplaced = _misplaced(path, opened, data, named, witnesses)
+        contradicted = _contradicted(head, claim, roots)
+        for said in filter(None, (misplaced, contradicted)):
+            found.add(path, said)
+        if not misplaced and not contradicted:
+            found.unchecked += path.startswith("cosignatures/") and not opened.cosigned
+            for witness, time in opened.cosigned:
+                cosigned[witness][head.size] = min(time, cosigned[witness].get(head.size, time))
+    found.cosigned = tuple(Cosigned(w, tuple(sorted(seen)), seen[max(seen)]) for w, seen in cosigned.items() if seen)
     if newest is not None:
         if newest.size < found.size:
             found.add("checkpoint", f"size {newest.size:,}, but one of {found.size:,} was signed: it was rolled back.")
         copy = f"checkpoints/{newest.size:020}"
         if copy not in named:
             found.add(copy, "missing: every checkpoint has a copy of its own.")
+
+
+def _contradicted(head: Checkpoint, claim: Checkpoint, roots: dict[int, bytes]) -> str | None:
+    """Why the entries are not those that the checkpoint was signed for."""
+    if head.size != claim.size or head.size not in roots:
+        return f"it is signed for {head.size:,} entries, of which the folder has not all."
+    if head.root != roots[head.size]:
+        return (
+            f"it is signed for {head.size:,} entries with the root {head.root.hex()}; those that are here have "
+            f"the root {roots[head.size].hex()}. The history was rewritten after it was signed."
+        )
+    return None
+
+
+def _misplaced(
+    path: str, opened: Opened, data: bytes, named: dict[str, bytes], witnesses: Sequence[Verifier]
+) -> str | None:
+    """Why the checkpoint does not stand under its name."""
+    if path in ("checkpoint", f"checkpoints/{opened.checkpoint.size:020}"):
+        return None
+    if not path.startswith("cosignatures/"):
+        return f"the checkpoint of size {opened.checkpoint.size:,} stands under the name of another size."
+    return _no_cosignature(path, opened, data, named, witnesses)
+
+
+def _no_cosignature(
+    path: str, opened: Opened, data: bytes, named: dict[str, bytes], witnesses: Sequence[Verifier]
+) -> str | None:
+    """Why it is not the copy of its checkpoint and one line more, by the key that the path names."""
+    place = _COSIGNATURE.fullmatch(path)
+    if place is None:
+        return "no file of a ledger. Look who put it there."
+    size, key_id = place.groups()
+    if opened.checkpoint.size != int(size):
+        return f"the cosignature of size {opened.checkpoint.size:,} stands under the name of another size."
+    copy = named.get(f"checkpoints/{size}")
+    if copy is None:
+        return f"a cosignature of checkpoints/{size}, which is missing."
+    last = opened.note.signatures[-1]
+    if last.key_id.hex() != key_id or data != copy + str(last).encode():
+        return f"expected checkpoints/{size} and one signature more, by the key {key_id}; found another note."
+    if renamed := [witness for witness in witnesses if witness.key_id == last.key_id and witness.name != last.name]:
+        return f"the key {key_id} is that of {renamed[0].name}; the signature names {last.name}."
+    return None
 
 
 # ---------------------------------------------------------------- entries and tiles
@@ -355,6 +428,8 @@ def _check_files(folder: Path, size: int, found: Verified) -> None:
             path = str((Path(directory) / name).relative_to(folder))
             if path == "checkpoint" or (path.startswith("checkpoints/") and path.count("/") == 1):
                 continue
+            if path.startswith("cosignatures/") and path.count("/") == 2:
+                continue  # among the notes
             tile = tiles.parse_path(path)
             if tile is None:
                 found.add(path, "no file of a ledger. Look who put it there.")

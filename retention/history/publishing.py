@@ -37,6 +37,7 @@ from retention.vault.base import Lock, LockMode, Vault
 FOLDER = "ledger"
 CHECKPOINT = f"{FOLDER}/checkpoint"
 COPIES = f"{FOLDER}/checkpoints"
+COSIGNATURES = f"{FOLDER}/cosignatures"  # retention.history.cosignatures
 KEPT = timedelta(days=3653)  # a copy of a checkpoint is locked ten years; by then thousands follow it
 
 _WAITING = 64  # tiles that wait to be put
@@ -200,6 +201,10 @@ def _signed(archive: Archive, key: LogKey, head: Checkpoint, now: datetime) -> b
 
 
 def _put_checkpoint(vault: Vault, size: int, signed: bytes, now: datetime) -> None:
-    lock = Lock(LockMode.COMPLIANCE, now + KEPT) if vault.locks() else None
-    vault.put(f"{COPIES}/{size:020}", signed, sha256=sha256(signed).digest(), size=len(signed), lock=lock)
+    vault.put(f"{COPIES}/{size:020}", signed, sha256=sha256(signed).digest(), size=len(signed), lock=lock(vault, now))
     vault.replace(CHECKPOINT, signed)
+
+
+def lock(vault: Vault, now: datetime) -> Lock | None:
+    """That of a copy of a checkpoint; None where the vault cannot lock."""
+    return Lock(LockMode.COMPLIANCE, now + KEPT) if vault.locks() else None

@@ -26,7 +26,7 @@ from retention.cli import app
 from retention.config import Settings
 from retention.database import transaction
 from retention.errors import Damaged, MunimentError, NotFound, Refused, UsageError
-from retention.history import export, publishing
+from retention.history import export, offline, publishing
 from retention.ledger import Event
 from retention.tlog import checkpoint, note
 from retention.tlog.checkpoint import Checkpoint
@@ -270,7 +270,7 @@ def test_verify_needs_neither_services_nor_their_clients(audit: Path, run: Offic
 
 
 def test_verify_without_what_it_needs(run: Office, audit: Path) -> None:
-    refuses(UsageError, "expected --offline DIR --key VKEY", run, "verify")
+    refuses(UsageError, "give it with --offline DIR", run, "verify", "--witness", run.vkey)
     refuses(UsageError, "expected --key VKEY", run, "verify", "--offline", audit)
     refuses(UsageError, "verifier key 'x': expected", run, "verify", "--offline", audit, "--key", "x")
 
@@ -499,6 +499,120 @@ def test_what_a_witness_needs(run: Office, audit: Path, witness: Witness, tmp_pa
     witness.refuses(UsageError, "a witness's name", audit, "--init", "two words", "--key", run.vkey)
     stranger = note.parse_skey(note.skey(ORIGIN, 1, bytes(32))).verifier.vkey
     witness.refuses(Damaged, "expected a signature by", audit, *init, "--key", stranger)
+
+
+# ---------------------------------------------------------------- cosignatures come back
+
+
+@pytest.fixture
+def cosigned(run: Office, audit: Path, witness: Witness) -> tuple[Path, str, int]:
+    """An export with two checkpoints, both cosigned and given back; the witness's key, the second size."""
+    first = witness(audit)
+    vkey = first["witness"]
+    added = run("ledger", "add-cosignature", audit / "checkpoint", "--witness", vkey)
+    assert [one["new"] for one in added["kept"]] == [True]
+    run.append(300)
+    run("ledger", "publish")
+    run("ledger", "export", audit)
+    size = witness(audit)["size"]
+    run("ledger", "add-cosignature", audit / "checkpoint", "--witness", vkey)
+    run("ledger", "export", audit)
+    return audit, vkey, size
+
+
+def test_cosignatures_are_kept_and_exported(run: Office, witness: Witness, cosigned: tuple[Path, str, int]) -> None:
+    """Once: a later one of the same checkpoint changes nothing. Without the witness's key they are no problem."""
+    audit, vkey, size = cosigned
+    name = "+".join(vkey.split("+")[:2])
+    kept = files(run.vault / "ledger/cosignatures")
+    assert kept == files(audit / "cosignatures") and len(kept) == 2
+    found = run("verify", "--offline", audit, "--key", run.vkey, "--witness", vkey)
+    ((by, sizes),) = [(one["witness"], one["sizes"]) for one in found["cosigned"]]
+    assert by == name and len(sizes) == 2 and max(sizes) == size
+    assert found["ok"] and (found["checkpoints"], found["unchecked_cosignatures"]) == (3, 0)
+    said = run.people("verify", "--offline", audit, "--key", run.vkey, "--witness", vkey)
+    assert f"2 checkpoints cosigned by {name}, up to that of {size:,} events" in said
+    bare = run("verify", "--offline", audit, "--key", run.vkey)
+    assert bare["ok"] and bare["cosigned"] == [] and bare["unchecked_cosignatures"] == 2
+    assert run("verify", "--documents", "0")["ok"]  # nor do they stumble over them who check the whole archive
+
+    known = [note.parse_vkey(run.vkey)]
+    opened = checkpoint.open_signed((audit / "checkpoint").read_bytes(), ORIGIN, known)
+    signer = note.parse_skey(witness.key.read_text().strip())
+    later = opened.note.signed(checkpoint.cosign(opened, signer, 2_000_000_000))
+    (audit / "checkpoint").write_bytes(later.encode())
+    again = run("ledger", "add-cosignature", audit / "checkpoint", "--witness", vkey)
+    assert [one["new"] for one in again["kept"]] == [False] and "2033" not in str(again)
+    assert files(run.vault / "ledger/cosignatures") == kept
+
+
+def test_cosignatures_that_are_not_taken(run: Office, cosigned: tuple[Path, str, int], tmp_path: Path) -> None:
+    audit, vkey, size = cosigned
+    before = files(run.vault)
+    (key,) = (run.settings.root / "keys").glob("ledger-*.key")
+    ours = note.parse_skey(key.read_text().strip())
+    other = note.parse_skey(note.skey("auditor.example.org/other", 4, b"o" * 32))
+    file = tmp_path / "given"
+
+    def refused(kind: type[MunimentError], match: str, data: bytes, witness: str = vkey) -> None:
+        file.write_bytes(data)
+        refuses(kind, match, run, "ledger", "add-cosignature", file, "--witness", witness)
+        assert files(run.vault) == before
+
+    def signed(head: Checkpoint, by: note.Signer) -> bytes:
+        opened = checkpoint.open_signed(checkpoint.sign(head, by).encode(), head.origin, [by.verifier])
+        return opened.note.signed(checkpoint.cosign(opened, other, 1_700_000_000)).encode()
+
+    whole = (audit / "checkpoint").read_bytes()
+    refused(Refused, "none of its signatures is by", whole, other.verifier.vkey)
+    head = checkpoint.parse(note.parse(whole).text)
+    true = note.parse(signed(head, ours))
+    forged = note.Signature(true.signatures[1].name, true.signatures[1].key_id, bytes(72))
+    refused(Damaged, "is not of this text", true.signed(forged).encode(), other.verifier.vkey)
+    refused(Refused, "proves that the log said both", signed(replace(head, root=bytes(32)), ours), other.verifier.vkey)
+    refused(Refused, "no checkpoint of that size", signed(replace(head, size=size - 1), ours), other.verifier.vkey)
+    stranger = note.parse_skey(note.skey(ORIGIN, 1, bytes(32)))
+    refused(Damaged, "expected a signature by|not signed by", signed(head, stranger), other.verifier.vkey)
+    refused(UsageError, "a witness signs with kind", whole, run.vkey)
+    refuses(UsageError, "expected --witness VKEY", run, "ledger", "add-cosignature", file)
+    refuses(UsageError, "not there", run, "ledger", "add-cosignature", tmp_path / "no", "--witness", vkey)
+    refuses(
+        UsageError, "that of a witness", run, "verify", "--offline", audit, "--key", run.vkey, "--witness", run.vkey
+    )
+
+
+def test_a_cosignature_that_was_changed_is_named(run: Office, cosigned: tuple[Path, str, int], tmp_path: Path) -> None:
+    """Every byte of it; swapped, replayed and of a checkpoint that is gone."""
+    audit, vkey, _ = cosigned
+    first, second = sorted(path for path in (audit / "cosignatures").glob("*/*"))
+    contents = first.read_bytes(), second.read_bytes()
+    trusts, witnesses = [note.parse_vkey(run.vkey)], [note.parse_vkey(vkey)]
+
+    def named() -> set[str]:
+        return {problem.path for problem in offline.verify(audit, trusts, processes=1, witnesses=witnesses).problems}
+
+    def path(file: Path) -> str:
+        return str(file.relative_to(audit))
+
+    assert named() == set()
+    for at in range(0, len(contents[1]), 5):
+        second.write_bytes(contents[1][:at] + bytes([contents[1][at] ^ 1]) + contents[1][at + 1 :])
+        assert named() == {path(second)}, at
+    second.write_bytes(contents[0])
+    assert named() == {path(second)}  # replayed
+    first.write_bytes(contents[1])
+    assert named() == {path(first), path(second)}  # swapped
+    first.write_bytes(contents[0])
+    second.write_bytes(contents[1])
+    strange = second.with_name("0" * 8)
+    second.rename(strange)
+    assert named() == {path(strange)}
+    strange.rename(second)
+    (audit / "cosignatures/notes").write_bytes(b"")
+    assert named() == {"cosignatures/notes"}
+    (audit / "cosignatures/notes").unlink()
+    (audit / "checkpoints" / first.parent.name).unlink()
+    assert named() == {path(first)}
 
 
 # ---------------------------------------------------------------- docs/auditing.md
