@@ -24,6 +24,8 @@ from retention import merkle
 
 MAX_ENTRY = 65_535  # c2sp.org/tlog-tiles: entries carry a 16-bit length
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
 
 @dataclass(frozen=True, slots=True)
 class Agent:
@@ -53,36 +55,37 @@ def canonical(event: Event) -> bytes:
         agent["for"] = str(event.agent.on_behalf_of)
     value = {
         "type": event.type,
-        "time": event.time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "time": f"{event.time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z",
         "agent": agent,
         "subjects": [str(s) for s in event.subjects],
         "outcome": event.outcome,
         "detail": dict(event.detail),
     }
-    _check(value)
-    entry = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    _check([event.type, event.outcome, event.agent.version, value["detail"]])  # the rest was made here
+    entry = _encode(value).encode()
     if len(entry) > MAX_ENTRY:
         raise ValueError(f"event {event.type}: {len(entry)} bytes, the ledger holds at most {MAX_ENTRY} an entry")
     return entry
 
 
 def _check(value: Any) -> None:
-    """Only what `json` writes exactly as RFC 8785 does."""
-    match value:
-        case None | bool() | str():
-            return
-        case int() if -(2**53) < value < 2**53:
-            return
-        case list():
-            for item in value:
+    """Only what `json` writes exactly as RFC 8785 does. Plain conditions, the most frequent first: a tenth of an append
+    is spent here."""
+    if value is None or isinstance(value, (str, bool)):
+        return
+    if isinstance(value, int) and -(2**53) < value < 2**53:
+        return
+    if isinstance(value, list):
+        for item in value:
+            _check(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str) or not key.isascii():
+                raise ValueError(f"event: keys are ASCII strings, found {key!r}")
+            if not isinstance(item, str):
                 _check(item)
-        case dict():
-            for key, item in value.items():
-                if not isinstance(key, str) or not key.isascii():
-                    raise ValueError(f"event: keys are ASCII strings, found {key!r}")
-                _check(item)
-        case _:
-            raise ValueError(f"event: {type(value).__name__} {value!r} has no canonical form here")
+    else:
+        raise ValueError(f"event: {type(value).__name__} {value!r} has no canonical form here")
 
 
 def append(conn: psycopg.Connection[Any], events: Sequence[Event], recorded_at: datetime) -> int:
