@@ -19,6 +19,13 @@ def without_checks(conn: Connection) -> None:
     for table, constraint in checks:
         drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}")
         conn.execute(drop.format(sql.Identifier(table), sql.Identifier(constraint)))
+    identities = conn.execute(
+        "SELECT attrelid::regclass::text, attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+        "WHERE c.relnamespace = 'public'::regnamespace AND a.attidentity <> ''"
+    ).fetchall()
+    for table, column in identities:
+        alter = sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP IDENTITY")
+        conn.execute(alter.format(sql.Identifier(table), sql.Identifier(column)))
 
 
 def column_types(conn: Connection) -> dict[tuple[str, str], str]:

@@ -406,6 +406,7 @@ SHAPES = (
     Shape("mem", "suspension ends", "the suspension ended with {ends} |  | its clock goes on"),
     # holds
     Shape("poa", "hold mode review_on members members_sha256 added quarantined too_late", _held, may=_LINE),
+    Shape("poa", "hold held", "came under {hold} |  | it is not destroyed while the hold is in force"),
     Shape("poa", "hold arrived", "came under {hold} |  | it is not destroyed while the hold is in force"),
     Shape("poa", "hold too_late", "{hold} came too late: it was being destroyed", failed=True),
     Shape("poa", "hold review_on was", "{hold} is still needed | to be reviewed on {review_on} (before, {was})"),
@@ -465,7 +466,7 @@ SHAPES = (
     Shape("poa", "plan transfer=given-up", "the transfer was given up | nobody acknowledged it", failed=True),
     Shape("poa", "plan state=executed certificate", "plan {plan} was executed to its end: certificate {certificate}"),
     # requests of persons
-    Shape("poa", f"request kind finds received due_on {_LINE}", _asked),
+    Shape("poa", f"request kind finds received due_on {_LINE}", _asked, may="ground"),
     Shape("poa", "request due_on reason", "request {request} takes longer, until {due_on} | {reason}"),
     Shape("poa", "request answered", "request {request} was answered: the person was told"),
     Shape("poa", "request lifted", "the restriction of request {request} was lifted"),

@@ -146,7 +146,8 @@ def place(archive: Archive, scope: Scope, mode: Mode, matter: Matter, now: datet
             if lines:
                 detail |= {"descriptor": str(lines[0].descriptor_id), "descriptor_sha256": lines[0].sha256.hex()}
             event = Event("poa", now, archive.agent, (hold_id,), detail=detail)
-            ledger.append(conn, [event, *_too_late(archive, hold_id, taken.too_late, now)], now)
+            held = _held(conn, archive, hold_id, apart, now)
+            ledger.append(conn, [event, *held, *_too_late(archive, hold_id, taken.too_late, now)], now)
     return Placed(hold_id, members, size, taken.added, len(apart), taken.unsearchable, taken.too_late, new)
 
 
@@ -256,6 +257,16 @@ def _standing(conn: Connection, hold_id: UUID) -> tuple[int, int, bytes]:
     ).fetchone()
     assert row is not None
     return row[0], row[1], bytes(row[2])
+
+
+def _held(conn: Connection, archive: Archive, hold_id: UUID, apart: Sequence[UUID], now: datetime) -> Iterator[Event]:
+    """Who came under the hold now, a part at a time: each has it in its own history."""
+    query = "SELECT record_id FROM hold_members WHERE hold_id = %s AND recorded_at = %s ORDER BY 1"
+    held = [*(row[0] for row in conn.execute(query, (hold_id, now))), *apart]
+    for start in range(0, len(held), _AT_ONCE):
+        part = held[start : start + _AT_ONCE]
+        detail = {"hold": str(hold_id), "held": len(part)}
+        yield Event("poa", now, archive.agent, (hold_id, *part), detail=detail)
 
 
 def _too_late(archive: Archive, hold_id: UUID, records: Sequence[UUID], now: datetime) -> Iterator[Event]:

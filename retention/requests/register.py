@@ -127,6 +127,7 @@ def enter(archive: Archive, kind: Kind, asked: Asked, now: datetime) -> tuple[UU
             "request": str(request_id),
             "kind": kind.value,
             "finds": asked.subject.finds.value,
+            **({"ground": ground} if ground else {}),
             "received": received.isoformat(),
             "due_on": TERM.after(received).isoformat(),
             "descriptor": str(lines[0].descriptor_id),

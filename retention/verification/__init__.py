@@ -94,6 +94,7 @@ def verify(
             found.add(check_beginning(conn, archive.vault, there, published))
         found.add(check_migrations(conn))
         found.add(check_guards(conn))
+        found.add(check_marks(conn))
         tables.tell_history(conn, there.damaged)
         for number, one in enumerate(PROJECTIONS, 1):
             found.add(tables.compare(conn, one))
@@ -185,6 +186,23 @@ def check_migrations(conn: Connection) -> list[Problem]:
         for number in sorted(should.keys() | there.keys())
         if should.get(number) != there.get(number)
     ]
+
+
+def check_marks(conn: Connection) -> list[Problem]:
+    """That what makes a record special finds it marked: what is not marked is decided without it. A mark alone costs
+    time, and decides nothing."""
+    rows = conn.execute(
+        """WITH marking AS (SELECT subject_id FROM suspensions UNION SELECT subject_id FROM trigger_events)
+           SELECT r.record_id FROM records r
+             JOIN (SELECT r.record_id FROM marking m JOIN records r ON r.record_id = m.subject_id
+                   UNION
+                   SELECT r.record_id FROM suspensions s JOIN records r ON r.aggregation_id = s.subject_id
+                   UNION
+                   SELECT record_id FROM record_labels) AS s USING (record_id)
+            WHERE NOT r.special AND r.state = 1 ORDER BY 1"""
+    )
+    said = "special is false; a suspension, an event of its own or a label makes it true."
+    return [Problem(f"table records, row {row[0]}", said) for row in rows]
 
 
 def check_guards(conn: Connection) -> list[Problem]:

@@ -58,12 +58,22 @@ SELECT q.subject AS quarantine_id, (q.detail ->> 'run')::uuid AS run_id,
        (q.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, q.detail ->> 'version' AS version,
        decode(q.detail ->> 'document', 'hex') AS commitment, coalesce(f.at, q.at) AS verified_at, q.at AS recorded_at,
        coalesce(u.at, r.at) AS decided_at, coalesce(u.person, r.person) AS decided_by,
+       coalesce(d.at, k.at) AS key_destroyed_at, coalesce(e.at, g.at) AS destroyed_at,
        r.detail ->> 'reason' AS reason, u.subjects[2] AS record_id, (q.detail ->> 'supersedes')::uuid AS supersedes,
        coalesce(u.position, r.position, q.position) AS position
   FROM history q
   LEFT JOIN history u ON u.type = 'unq' AND u.subject = q.subject
   LEFT JOIN history r ON r.type = 'qua' AND r.subject = q.subject AND r.detail ->> 'decision' = 'reject'
   LEFT JOIN ({read}) AS f ON f.subject_id = q.subject
+  LEFT JOIN (SELECT unnest(subjects) AS subject, at FROM history
+              WHERE type = 'dea' AND detail ? 'proposal' AND detail ->> 'state' = 'destroying') AS d
+         ON d.subject = q.subject
+  LEFT JOIN (SELECT unnest(subjects) AS subject, at FROM history
+              WHERE type = 'del' AND detail ->> 'document' = 'rejected') AS e ON e.subject = q.subject
+  LEFT JOIN (SELECT unnest(subjects) AS subject, at FROM history
+              WHERE type = 'dea' AND detail ->> 'state' = 'key-destroyed') AS k ON k.subject = u.subjects[2]
+  LEFT JOIN (SELECT subject, at FROM history
+              WHERE success AND type IN ('del', 'tra') AND detail ? 'rule') AS g ON g.subject = u.subjects[2]
  WHERE q.type = 'qua' AND q.detail ? 'sealed_sha256'
 """.replace("{read}", _READ)
 
@@ -140,7 +150,7 @@ PROJECTIONS = (
         ("record_id",),
         _columns("aggregation_id bytes recorded_at received document_date modified tagged class_key state parent_id"),
         _RECORDS,
-        elsewhere={"special": "derived: see _SPECIAL"},
+        elsewhere={"special": "what makes a record special must find it marked: verification.check_marks"},
     ),
     Projection(
         "contents",
@@ -154,7 +164,7 @@ PROJECTIONS = (
         ("quarantine_id",),
         _columns(
             "run_id state bytes sealed_sha256 sealed_bytes version commitment verified_at recorded_at decided_at "
-            "decided_by reason record_id supersedes"
+            "decided_by reason record_id supersedes key_destroyed_at destroyed_at"
         ),
         _QUARANTINE,
     ),
@@ -169,7 +179,17 @@ PROJECTIONS = (
         ),
         _RUNS,
     ),
-    Projection("run_batches", ("run_id",), ("batches",), _BATCHES, found=_BATCHES_FOUND),
+    Projection(
+        "run_batches",
+        ("run_id",),
+        ("batches",),
+        _BATCHES,
+        found=_BATCHES_FOUND,
+        elsewhere=dict.fromkeys(
+            _columns("batch committed_at admitted quarantined rejected known children bytes expectations known_ids"),
+            "the digest of all batches of a run, once it has ended",
+        ),
+    ),
     Projection("aggregations", ("aggregation_id",), _columns("recorded_at kind"), _AGGREGATIONS),
     Projection(
         "aggregation_changes",
@@ -183,5 +203,9 @@ PROJECTIONS = (
         _columns("digest loaded_at loaded_by of_document"),
         _SCHEDULES,
         found="SELECT *, sha256(convert_to(document, 'UTF8')) AS of_document FROM schedule_versions",
+        elsewhere={
+            "document": "its digest, of_document",
+            "open_classes": "what auditors may see, made of the document when it was loaded: not compared yet",
+        },
     ),
 )

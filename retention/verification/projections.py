@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from retention.verification import capture, decisions
+from retention.verification import capture, decisions, facts
 
-PROJECTIONS = (*capture.PROJECTIONS, *decisions.PROJECTIONS)
+PROJECTIONS = (*capture.PROJECTIONS, *decisions.PROJECTIONS, *facts.PROJECTIONS)

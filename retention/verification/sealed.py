@@ -101,14 +101,17 @@ def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[byt
         )
     rows = conn.execute(
         """SELECT l.subject_id, l.revision, l.byte_offset, l.byte_length, l.sha256, k.bucket_id, k.wrapped,
-                  NOT EXISTS (SELECT FROM tombstones t WHERE t.annex_id = l.subject_id)
-                  AND l.revision = (SELECT max(m.revision) FROM descriptor_lines m WHERE m.subject_id = l.subject_id)
-             FROM descriptor_lines l LEFT JOIN subject_keys k USING (subject_id)
+                  t.trigger_event_id IS NULL AND NOT EXISTS (SELECT FROM tombstones n WHERE n.annex_id = l.subject_id)
+                  AND l.revision = (SELECT max(m.revision) FROM descriptor_lines m WHERE m.subject_id = l.subject_id),
+                  t.effective
+             FROM descriptor_lines l
+             LEFT JOIN trigger_events t ON t.trigger_event_id = l.subject_id
+             LEFT JOIN subject_keys k ON k.subject_id = coalesce(t.subject_id, l.subject_id)
             WHERE l.descriptor_id = %s ORDER BY 1, 2""",
         (descriptor_id,),
     ).fetchall()
     opened: list[tuple[UUID, int, str, Description]] = []
-    for subject, revision, offset, length, line_digest, bucket, wrapped, described in rows:
+    for subject, revision, offset, length, line_digest, bucket, wrapped, described, effective in rows:
         here = f"table descriptor_lines, row subject_id {subject}, revision {revision}"
         line = found.get((subject, revision))
         if line is None or line[:3] != (offset, length, bytes(line_digest)):
@@ -121,6 +124,9 @@ def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[byt
         except MunimentError as error:
             yield Problem(f"table subject_keys, row {subject}", f"its key does not open its line: {error}")
             continue
+        said = description.metadata.get("effective")  # of a retraction: none
+        if kind == "trigger" and said is not None and (effective is None or effective.isoformat() != said):
+            yield Problem(f"table trigger_events, row {subject}", "effective: not the day in its sealed line.")
         yield from _check_known(conn, archive, subject, key, kind, description)
         conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (subject,))
         if described:

@@ -96,7 +96,7 @@ PLACES = {
     "disposition/transfers": {"acknowledge", "give_up"},
     "fixity": {"_enter"},
     "history/keys": {"_introduce"},
-    "holds/__init__": {"_joined", "_too_late", "place", "review", "take_effect"},
+    "holds/__init__": {"_held", "_joined", "_too_late", "place", "review", "take_effect"},
     "holds/production": {"produce"},
     "locks": {"reconcile"},
     "packages/__init__": {"handed_out"},
@@ -245,6 +245,7 @@ def _happens(archive: Archive, clock: Clock, ids: dict[str, UUID]) -> None:
         ((suspension,),) = conn.execute("SELECT suspension_id FROM suspensions")
     change(archive, Change(resumptions=((suspension, date(2015, 4, 9)),)), clock)
     change(archive, Change((Given(patient, "birth", BORN),)), clock)
+    change(archive, Change(suspensions=((ids["kept"], date(2024, 4, 1), "litigation"),)), clock)
     with transaction(archive.connections) as conn:
         now = clock()
         ledger.append(conn, aggregations.ensure(conn, archive, [Aggregation("contract", "7")], now), now)

@@ -1,0 +1,180 @@
+"""Holds, what happened to records and case files, suspensions, requests: see `retention.verification.tables`."""
+
+from __future__ import annotations
+
+from retention.verification.tables import Projection
+
+# A hold is placed once; placing it again takes in what came meanwhile.
+_HOLDS = """
+SELECT p.subject AS hold_id, p.at AS recorded_at, coalesce(p.person, p.agent) AS recorded_by, r.at AS released_at,
+       p.detail ->> 'mode' AS mode, coalesce(v.review_on, (p.detail ->> 'review_on')::date) AS review_on,
+       coalesce(r.person, r.agent) AS released_by, coalesce(r.position, v.position, p.position) AS position
+  FROM (SELECT DISTINCT ON (subject) * FROM history WHERE type = 'poa' AND detail ? 'hold' AND detail ? 'mode'
+         ORDER BY subject, position) AS p
+  LEFT JOIN (SELECT DISTINCT ON (subject) subject, (detail ->> 'review_on')::date AS review_on, position FROM history
+              WHERE type = 'poa' AND detail ? 'hold' AND detail ? 'was' ORDER BY subject, position DESC) AS v
+         ON v.subject = p.subject
+  LEFT JOIN history r ON r.type = 'poa' AND r.subject = p.subject AND r.detail ? 'hold' AND r.detail ? 'released'
+"""
+
+# Who came under a hold, and until when: its release, or the release from quarantine of a document, whose records the
+# hold then has. A document in quarantine and a record differ by the event that they came in with.
+_JOINED = """
+SELECT j.hold_id, j.subject_id, j.at AS recorded_at, coalesce(u.at, r.at) AS released_at,
+       q.subject IS NOT NULL AS apart, coalesce(u.position, r.position, j.position) AS position
+  FROM (SELECT DISTINCT ON (hold_id, subject_id) hold_id, subject_id, at, position
+          FROM (SELECT subject AS hold_id, unnest(subjects[2:]) AS subject_id, at, position FROM history
+                 WHERE type = 'poa' AND success AND detail ? 'hold'
+                   AND (detail ? 'arrived' OR detail ? 'held')) AS every
+         ORDER BY hold_id, subject_id, position) AS j
+  LEFT JOIN (SELECT subject, at, position FROM history
+              WHERE type = 'poa' AND detail ? 'hold' AND detail ? 'released') AS r ON r.subject = j.hold_id
+  LEFT JOIN (SELECT subject FROM history WHERE type = 'qua' AND detail ? 'sealed_sha256') AS q
+         ON q.subject = j.subject_id
+  LEFT JOIN (SELECT subject, at, position FROM history WHERE type = 'unq') AS u
+         ON u.subject = j.subject_id AND (r.position IS NULL OR u.position < r.position)
+"""
+
+
+def _members(condition: str, subject: str) -> str:
+    query = "SELECT hold_id, subject_id AS {s}, recorded_at, released_at, position FROM ({j}) AS j WHERE {c}"
+    return query.replace("{s}", subject).replace("{j}", _JOINED).replace("{c}", condition)
+
+
+# When a record or a case file went last: its events and suspensions went with it. A case file may be opened again, and
+# what is said of it then stands.
+_GONE = """
+SELECT subject, max(position) AS position
+  FROM (SELECT unnest(subjects) AS subject, position FROM history
+         WHERE success AND ((type IN ('del', 'tra') AND detail ? 'rule')
+                            OR (type = 'del' AND detail ->> 'aggregation' = 'empty'))) AS every
+ GROUP BY subject"""
+
+_TRIGGER_EVENTS = """
+SELECT (t.detail ->> 'trigger_event')::uuid AS trigger_event_id, t.subject AS subject_id, k.ordinal AS kind,
+       t.at AS recorded_at, coalesce(t.person, t.agent) AS recorded_by, (t.detail ->> 'retracts')::uuid AS retracts,
+       t.position
+  FROM history t
+  LEFT JOIN history o ON o.type = 'mem' AND o.detail ->> 'trigger_event' = t.detail ->> 'retracts'
+  LEFT JOIN trigger_kinds k ON k.kind = coalesce(t.detail ->> 'kind', o.detail ->> 'kind')
+  LEFT JOIN ({gone}) AS g ON g.subject = t.subject
+ WHERE t.type = 'mem' AND t.detail ? 'trigger_event' AND (g.position IS NULL OR g.position < t.position)
+""".replace("{gone}", _GONE)
+
+# As retention.triggers keeps it: what the events of each subject, which are compared too, make current.
+_CURRENT = """
+WITH live AS (
+    SELECT e.subject_id, k.kind, max(e.effective) AS latest, min(e.effective) AS earliest
+      FROM trigger_events e JOIN trigger_kinds k ON k.ordinal = e.kind
+     WHERE e.retracts IS NULL AND NOT EXISTS (SELECT FROM trigger_events x WHERE x.retracts = e.trigger_event_id)
+     GROUP BY 1, 2
+), places AS (
+    SELECT l.subject_id, k.ordinal, CASE WHEN k.kind = l.kind THEN l.latest ELSE l.earliest END AS day
+      FROM live l JOIN trigger_kinds k ON k.kind IN (l.kind, l.kind || ':first')
+)
+SELECT s.subject_id, array_agg(p.day ORDER BY g.n) AS dates, NULL::bigint AS position
+  FROM (SELECT subject_id, max(ordinal) AS most FROM places GROUP BY 1) AS s
+ CROSS JOIN LATERAL generate_series(1, s.most) AS g (n)
+  LEFT JOIN places p ON p.subject_id = s.subject_id AND p.ordinal = g.n
+ GROUP BY 1
+"""
+
+_SUSPENSIONS = """
+SELECT (s.detail ->> 'suspension')::uuid AS suspension_id, s.subject AS subject_id,
+       (s.detail ->> 'starts')::date AS starts, (e.detail ->> 'ends')::date AS ends, s.at AS recorded_at,
+       coalesce(s.person, s.agent) AS recorded_by, s.detail ->> 'reason' AS reason, e.at AS ended_recorded_at,
+       coalesce(e.person, e.agent) AS ended_by, coalesce(e.position, s.position) AS position
+  FROM history s
+  LEFT JOIN history e ON e.type = 'mem' AND e.detail ->> 'suspension' = s.detail ->> 'suspension' AND e.detail ? 'ends'
+  LEFT JOIN ({gone}) AS g ON g.subject = s.subject
+ WHERE s.type = 'mem' AND s.detail ? 'suspension' AND s.detail ? 'starts'
+   AND (g.position IS NULL OR g.position < s.position)
+""".replace("{gone}", _GONE)
+
+_REQUESTS = """
+SELECT q.subject AS request_id, q.detail ->> 'kind' AS kind, q.detail ->> 'finds' AS finds,
+       q.subjects[2] AS subject_id, q.detail ->> 'ground' AS ground, (q.detail ->> 'received')::date AS received,
+       q.at AS recorded_at, coalesce(q.person, q.agent) AS recorded_by,
+       coalesce((x.detail ->> 'due_on')::date, (q.detail ->> 'due_on')::date) AS due_on, x.at AS extended_at,
+       x.detail ->> 'reason' AS extension, coalesce(a.at, l.at) AS answered_at, l.at AS lifted_at,
+       coalesce(l.position, a.position, x.position, q.position) AS position
+  FROM history q
+  LEFT JOIN history x ON x.type = 'poa' AND x.subject = q.subject AND x.detail ? 'request' AND x.detail ? 'reason'
+  LEFT JOIN history a ON a.type = 'poa' AND a.subject = q.subject AND a.detail ? 'request' AND a.detail ? 'answered'
+  LEFT JOIN history l ON l.type = 'poa' AND l.subject = q.subject AND l.detail ? 'request' AND l.detail ? 'lifted'
+ WHERE q.type = 'poa' AND q.detail ? 'request' AND q.detail ? 'finds'
+"""
+
+_LEDGER_KEYS = """
+SELECT row_number() OVER (ORDER BY position)::integer AS number, split_part(detail ->> 'vkey', '+', 1) AS origin,
+       detail ->> 'vkey' AS vkey, at AS recorded_at, position
+  FROM history WHERE type = 'dsg' AND detail ->> 'what' = 'ledger-key'
+"""
+
+# A record's own class is in `records`; nothing gives it another one beside yet.
+_NOTHING = (
+    "SELECT NULL::uuid AS record_id, NULL::smallint AS class_key, NULL::timestamptz AS recorded_at, 0 AS position"
+)
+
+
+def _columns(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
+PROJECTIONS = (
+    Projection(
+        "holds",
+        ("hold_id",),
+        _columns("recorded_at recorded_by released_at mode review_on released_by"),
+        _HOLDS,
+    ),
+    Projection(
+        "hold_members",
+        ("record_id", "hold_id"),
+        ("recorded_at",),
+        _members("released_at IS NULL AND NOT apart", "record_id"),
+    ),
+    Projection(
+        "hold_quarantined",
+        ("quarantine_id", "hold_id"),
+        ("recorded_at",),
+        _members("released_at IS NULL AND apart", "quarantine_id"),
+    ),
+    Projection(
+        "hold_members_released",
+        ("record_id", "hold_id"),
+        _columns("recorded_at released_at"),
+        _members("released_at IS NOT NULL", "record_id"),
+    ),
+    Projection(
+        "trigger_events",
+        ("trigger_event_id",),
+        _columns("subject_id kind recorded_at recorded_by retracts"),
+        _TRIGGER_EVENTS,
+        elsewhere={"effective": "the sealed line (sealed): a birth is a date, and no event has it"},
+    ),
+    Projection("current_triggers", ("subject_id",), ("dates",), _CURRENT),
+    Projection(
+        "suspensions",
+        ("suspension_id",),
+        _columns("subject_id starts ends recorded_at recorded_by reason ended_recorded_at ended_by"),
+        _SUSPENSIONS,
+    ),
+    Projection(
+        "requests",
+        ("request_id",),
+        _columns(
+            "kind finds subject_id ground received recorded_at recorded_by due_on extended_at extension answered_at "
+            "lifted_at"
+        ),
+        _REQUESTS,
+    ),
+    Projection(
+        "ledger_keys",
+        ("number",),
+        _columns("origin vkey recorded_at"),
+        _LEDGER_KEYS,
+        elsewhere={"kept_in": "where the private half is: a path of this workspace"},
+    ),
+    Projection("record_labels", ("record_id", "class_key"), ("recorded_at",), f"{_NOTHING} LIMIT 0"),
+)
