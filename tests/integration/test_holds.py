@@ -197,9 +197,10 @@ def test_what_a_person_wrote_is_in_the_sealed_line_and_nowhere_else(archive: Arc
     assert (shown["matter"], shown["authority"]) == (MATTER.name, MATTER.authority)
     assert shown["scope"] == {"custodians": ["Ruth"], "text": "secret"}
     assert shown["placed_by"] == "Ruth Levi"
-    (event,) = shown["events"]
-    assert event["type"] == "poa"
+    event, held = shown["events"]
+    assert event["type"] == held["type"] == "poa"
     ((record,),) = execute(archive, "SELECT record_id FROM hold_members")
+    assert held["detail"]["held"] == 1
     assert event["detail"]["members_sha256"] == sha256(record.bytes).hexdigest()
     control = [
         row[0]
@@ -355,7 +356,7 @@ def test_a_review_moves_the_day_and_says_so(archive: Archive) -> None:
         holds.review(archive, placed.hold_id, date(2098, 1, 1), utc())
     shown = register.show(archive, placed.hold_id)
     assert shown["review_on"] == date(2098, 1, 1)
-    assert [event["detail"].get("was") for event in shown["events"]] == [None, "2099-01-01"]
+    assert [event["detail"].get("was") for event in shown["events"]] == [None, None, "2099-01-01"]
     with pytest.raises(UsageError):
         holds.review(archive, placed.hold_id, utc().date(), utc())
 
@@ -671,7 +672,7 @@ def test_what_is_held_is_produced_with_its_audit_trail_once(archive: Archive, tm
     assert verify_bag(tmp_path / "bag", 2) == ()
     with transaction(archive.connections) as conn:
         assert [e["type"] for e in catalog.history(conn, archive, one)].count("exp") == 1
-        assert [e["type"] for e in catalog.history(conn, archive, placed.hold_id)] == ["poa", "exp"]
+        assert [e["type"] for e in catalog.history(conn, archive, placed.hold_id)] == ["poa", "poa", "exp"]
     release(archive, placed.hold_id, utc())
     with pytest.raises(Refused, match="has no records"):
         production.produce(archive, placed.hold_id, tmp_path / "other", utc)
