@@ -40,7 +40,7 @@ def column_types(conn: Connection) -> dict[tuple[str, str], str]:
 # Another value of the same type, made of the present one.
 OTHER = {
     "uuid": "gen_random_uuid()",
-    "bigint": "coalesce({c}, 0) + 1",
+    "bigint": "coalesce({c}, 0) + 1000000",  # no other row has it
     "integer": "coalesce({c}, 0) + 1000",  # no other row has it
     "smallint": "(coalesce({c}, 0) + 1000)::smallint",
     "boolean": "{c} IS NOT TRUE",
