@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from ingest.pipeline import Ingested
     from ingest.sources import SourceConfig
 
+__all__ = ["app", "main"]  # the whole command line: what retention.cli has, and what is added here
+
 quarantine_app = typer.Typer(no_args_is_help=True, help="Documents that failed validation, kept until decided.")
 run_app = typer.Typer(no_args_is_help=True, help="The steps of a run, as a scheduler calls them.")
 app.add_typer(quarantine_app, name="quarantine")

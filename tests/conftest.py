@@ -80,6 +80,19 @@ def archive(settings: Settings) -> Iterator[Archive]:
 
 
 @pytest.fixture
+def commands_here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are typed work on the archive of this test."""
+    for name, value in {
+        "MUNIMENT_WORKSPACE": str(settings.root),
+        "MUNIMENT_DATABASE_URL": settings.database_url,
+        "MUNIMENT_VAULT_URL": settings.vault_url,
+        "AWS_ACCESS_KEY_ID": settings.vault_access_key or "",
+        "AWS_SECRET_ACCESS_KEY": settings.vault_secret_key or "",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
 def clock() -> Callable[[], datetime]:
     """A clock that goes on by a second each time it is read, from noon of 22 November 2026."""
     seconds = itertools.count()

@@ -18,8 +18,10 @@ from retention.errors import UsageError
 
 if TYPE_CHECKING:
     from retention.history.keys import LogKey
+    from retention.history.offline import Verified
     from retention.history.proving import Checked
     from retention.tlog.note import Verifier
+    from retention.verification import Verification
 
 app = typer.Typer(no_args_is_help=True, help="The ledger: its keys, its publication, copies and witnesses of it.")
 
@@ -182,10 +184,7 @@ def verify(
     }
 
     def people() -> None:
-        for problem in found.problems:
-            print(visible(str(problem)))
-        if found.more:
-            print(f"and {found.more:,} more")
+        _print_problems(found)
         for one in found.cosigned:
             print(
                 f"{len(one.sizes):,} checkpoints cosigned by {one.witness}, up to that of {one.sizes[-1]:,} events, "
@@ -200,6 +199,13 @@ def verify(
     answer(context.obj, value, people)
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _print_problems(found: Verified | Verification) -> None:
+    for problem in found.problems:
+        print(visible(str(problem)))
+    if found.more:
+        print(f"and {found.more:,} more")
 
 
 def _verify_archive(context: typer.Context, trusts: list[Verifier], documents: float, enter: bool) -> None:
@@ -221,10 +227,7 @@ def _verify_archive(context: typer.Context, trusts: list[Verifier], documents: f
     }
 
     def people() -> None:
-        for problem in found.problems:
-            print(visible(str(problem)))
-        if found.more:
-            print(f"and {found.more:,} more")
+        _print_problems(found)
         said = "whole" if found.ok else f"NOT AS IT WAS RECORDED, {len(found.problems) + found.more:,} problems"
         print(
             f"{found.size:,} events ({found.published:,} published, {found.checkpoints:,} signed checkpoints), "

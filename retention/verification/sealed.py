@@ -119,7 +119,7 @@ def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[byt
         if line is None or wrapped is None:
             continue
         try:
-            key = archive.safe.bucket(bucket).unwrap(bytes(wrapped))
+            key = _key(archive, bucket, wrapped)
             kind, description = descriptors.decode(key.open(line[3]))
         except MunimentError as error:
             yield Problem(f"table subject_keys, row {subject}", f"its key does not open its line: {error}")
@@ -128,7 +128,7 @@ def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[byt
         if kind == "trigger" and said is not None and (effective is None or effective.isoformat() != said):
             yield Problem(f"table trigger_events, row {subject}", "effective: not the day in its sealed line.")
         yield from _check_known(conn, archive, subject, key, kind, description)
-        conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (subject,))
+        _opened(conn, subject)
         if described:
             opened.append((subject, revision, kind, description))
     yield from _check_descriptions(conn, opened)
@@ -197,6 +197,21 @@ def _check_known(
             yield Problem(f"table sightings, row {bytes(at).hex()}", "content: not the HMAC of its document.")
 
 
+# ---------------------------------------------------------------- keys
+
+
+def _key(archive: Archive, bucket: UUID | None, wrapped: bytes | None) -> RecordKey:
+    """Raises Damaged or NotFound for one that is gone, or was changed."""
+    if bucket is None or wrapped is None:
+        raise Damaged("its key is missing in table subject_keys.")
+    return archive.safe.bucket(bucket).unwrap(bytes(wrapped))
+
+
+def _opened(conn: Connection, subject: UUID) -> None:
+    """That its key opens what it is the key of."""
+    conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (subject,))
+
+
 # ---------------------------------------------------------------- names, words of searches, buckets
 
 
@@ -208,13 +223,11 @@ def _check_names(conn: Connection, archive: Archive) -> Iterator[Problem]:
     for pseudonym, kind, sealed, bucket, wrapped in rows:
         where = f"table pseudonyms, row {pseudonym}"
         try:
-            if wrapped is None:
-                raise Damaged("its key is missing in table subject_keys.")
-            name = archive.safe.bucket(bucket).unwrap(bytes(wrapped)).open(bytes(sealed))
+            name = _key(archive, bucket, wrapped).open(bytes(sealed))
         except MunimentError as error:
             yield Problem(where, f"sealed_name does not open: {error}")
             continue
-        conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (pseudonym,))
+        _opened(conn, pseudonym)
         if archive.safe.pseudonym(kind, name.decode("utf-8", "surrogateescape")) != pseudonym:
             yield Problem(where, "it is not the pseudonym of its name and kind.")
 
@@ -229,14 +242,12 @@ def _check_queries(conn: Connection, archive: Archive) -> Iterator[Problem]:
     for query, sealed, bucket, wrapped, commitment in rows:
         where = f"table queries, row {query}"
         try:
-            if wrapped is None:
-                raise Damaged("its key is missing in table subject_keys.")
-            key = archive.safe.bucket(bucket).unwrap(bytes(wrapped))
+            key = _key(archive, bucket, wrapped)
             said = key.commitment(sha256(key.open(bytes(sealed))).digest()).hex()
         except MunimentError as error:
             yield Problem(where, f"sealed does not open: {error}")
             continue
-        conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (query,))
+        _opened(conn, query)
         if said != commitment:
             yield Problem(where, "sealed: not the words that its event committed to.")
 

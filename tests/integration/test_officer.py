@@ -13,9 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
-import ingest.cli  # noqa: F401 - adds its commands
+from ingest.cli import app
 from retention import signatures
-from retention.cli import app
 from retention.config import Settings
 from retention.errors import MunimentError
 
@@ -49,16 +48,8 @@ def mail(year: int, subject: str) -> bytes:
 
 
 @pytest.fixture
-def muniment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Muniment:
+def muniment(commands_here: None) -> Muniment:
     """The command, as a person types it; returns its JSON, or what it refused with."""
-    for name, value in {
-        "MUNIMENT_WORKSPACE": str(settings.root),
-        "MUNIMENT_DATABASE_URL": settings.database_url,
-        "MUNIMENT_VAULT_URL": settings.vault_url,
-        "AWS_ACCESS_KEY_ID": settings.vault_access_key or "",
-        "AWS_SECRET_ACCESS_KEY": settings.vault_secret_key or "",
-    }.items():
-        monkeypatch.setenv(name, value)
 
     def run(*arguments: object, code: int = 0) -> Any:
         found = CliRunner().invoke(app, ["--json", *map(str, arguments)])

@@ -12,12 +12,10 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-import ingest.cli  # noqa: F401 - adds its commands
+from ingest.cli import app
 from retention import aggregations, ledger, policy, reading, triggers
 from retention.aggregations import Aggregation
 from retention.archive import Archive
-from retention.cli import app
-from retention.config import Settings
 from retention.database import transaction
 from retention.errors import MunimentError, NotFound, UsageError
 from retention.reading import Reader
@@ -51,16 +49,7 @@ def ids(archive: Archive, clock: Clock, tmp_path: Path) -> dict[str, UUID]:
 
 
 @pytest.fixture
-def muniment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Muniment:
-    for name, value in {
-        "MUNIMENT_WORKSPACE": str(settings.root),
-        "MUNIMENT_DATABASE_URL": settings.database_url,
-        "MUNIMENT_VAULT_URL": settings.vault_url,
-        "AWS_ACCESS_KEY_ID": settings.vault_access_key or "",
-        "AWS_SECRET_ACCESS_KEY": settings.vault_secret_key or "",
-    }.items():
-        monkeypatch.setenv(name, value)
-
+def muniment(commands_here: None) -> Muniment:
     def run(*arguments: object) -> Any:
         return CliRunner().invoke(app, [*map(str, arguments)])
 
