@@ -43,7 +43,7 @@ from tests.deposits import Doc, deposit
 
 WRITERS = 4
 BATCH = 5_000
-DOCUMENTS, CAPTURES = 500, 7  # of one batch; the first one warms up
+DOCUMENTS, CAPTURES = 500, 15  # of one batch; the first one warms up
 APPENDS, VERIFIES, PROVES = 40_000, 3.0, 0.050  # events a second, times bare SHA-256, seconds
 SHARE, FLAT = 0.15, 1.25  # of the capture's transaction; the memory of the largest, times that of 100,000
 SMALLEST = 10_000
