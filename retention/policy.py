@@ -127,12 +127,17 @@ def _put_in_force(conn: Connection, archive: Archive, parsed: Schedule, text: st
             text,
             now,
             archive.agent.on_behalf_of,
-            [known.id for known in parsed.classes if known.personal_data is None],  # what an auditor sees unasked
+            open_classes(parsed),
         ),
     ).fetchone()
     assert row is not None
     detail = {"schedule": row[0], "digest": parsed.digest, "classes": len(parsed.classes)}
     return row[0], Event("poa", now, archive.agent, (new_id(now),), detail=detail)
+
+
+def open_classes(schedule: Schedule) -> list[str]:
+    """The classes whose records an auditor sees without asking: those without personal data."""
+    return [known.id for known in schedule.classes if known.personal_data is None]
 
 
 def _refuse_lowered(current: Version, new: Schedule, name: str, now: datetime) -> None:

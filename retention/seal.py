@@ -155,6 +155,10 @@ class Safe:
         """The pseudonym of a document's bytes, for "already known"."""
         return hmac.digest(self.index_key, b"content\0" + digest, "sha256")
 
+    def day(self, purpose: str, *of: UUID | date) -> bytes:
+        """A code of 8 bytes for a day that an event may not say, with whatever else it is bound to."""
+        return self._hmac(b"day", purpose, *map(str, of))[:8]
+
     @property
     def tag(self) -> bytes:
         """What a catalog remembers of the safe it belongs to."""

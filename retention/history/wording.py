@@ -470,7 +470,8 @@ SHAPES = (
     Shape("poa", "request due_on reason", "request {request} takes longer, until {due_on} | {reason}"),
     Shape("poa", "request answered", "request {request} was answered: the person was told"),
     Shape("poa", "request lifted", "the restriction of request {request} was lifted"),
-    Shape("app", "request kind answer reason", _answered),
+    Shape("app", "request kind answer reason citation about", _answered, may="until"),
+    Shape("app", "request kind withdrawn", "no longer found for request {request}: what was answered was withdrawn"),
     Shape("poa", "request restricted", _restricted),
     # handed out, looked at
     Shape("exp", _PACKAGE, _handed_out),

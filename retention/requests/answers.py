@@ -1,8 +1,9 @@
 """What a request is answered, record by record; and which records are restricted for it (GDPR art. 18).
 
 Rules of this module:
-- It alone writes the tables request_answers and restrictions. Both change with their event; an answer that is the
-  same as before makes none.
+- It alone writes the tables request_answers and restrictions. Both change with their event, which tells all that a row
+  says; an answer that is the same as before makes none. The day until which a record is kept may tell a day of birth:
+  the event has a keyed code of it (`Safe.day`).
 - Each restriction belongs to the request that asked for it: a record is free when none is left.
 - What a person said of a hit that words found stays said.
 """
@@ -13,13 +14,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from retention.archive import Archive
 from retention.database import Connection
 from retention.ledger import Event
+from retention.seal import Safe
 
-_AT_ONCE = 1000  # ids in an event, which holds 65,535 bytes
+_AT_ONCE = 750  # ids with codes of days in an event, which holds 65,535 bytes
 
 
 class Given(StrEnum):
@@ -70,10 +73,10 @@ def give(
     What was said before and is the same now makes no event."""
     before = {answer.record_id: answer for answer in answers(conn, request_id)}
     now_said = {answer.record_id: answer for answer in found}
-    conn.execute(
-        "DELETE FROM request_answers WHERE request_id = %s AND NOT record_id = ANY(%s)",
+    gone = conn.execute(
+        "DELETE FROM request_answers WHERE request_id = %s AND NOT record_id = ANY(%s) RETURNING record_id",
         (request_id, list(now_said)),
-    )
+    ).fetchall()
     with conn.cursor() as cursor:
         cursor.executemany(
             """INSERT INTO request_answers (request_id, record_id, answer, reason, citation, until, about)
@@ -86,16 +89,31 @@ def give(
                 for a in sorted(found, key=lambda a: a.record_id)
             ],
         )
-    changed: dict[tuple[Given, str], list[UUID]] = {}
+    changed: dict[tuple[Given, str, str, bool | None], list[UUID]] = {}
     for record, answer in sorted(now_said.items()):
-        was = before.get(record)
-        if was is None or (was.given, was.reason) != (answer.given, answer.reason):
-            changed.setdefault((answer.given, answer.reason), []).append(record)
+        if record not in before or _said(before[record]) != _said(answer):
+            changed.setdefault((answer.given, answer.reason, answer.citation, answer.about), []).append(record)
     events = []
-    for (given, reason), records in changed.items():
-        detail = {"request": str(request_id), "kind": kind, "answer": given.value, "reason": reason}
-        events += [Event("app", now, archive.agent, (request_id, *part), detail=detail) for part in _cut(records)]
+    of = {"request": str(request_id), "kind": kind}
+    for (given, reason, citation, about), records in changed.items():
+        for part in _cut(records):
+            days = [day_code(archive.safe, request_id, record, now_said[record].until) for record in part]
+            said = {"answer": given.value, "reason": reason, "citation": citation, "about": about}
+            detail: dict[str, Any] = of | said | ({"until": days} if any(days) else {})
+            events.append(Event("app", now, archive.agent, (request_id, *part), detail=detail))
+    for part in _cut(sorted(row[0] for row in gone)):
+        events.append(Event("app", now, archive.agent, (request_id, *part), detail={**of, "withdrawn": len(part)}))
     return events
+
+
+def day_code(safe: Safe, request_id: UUID, record_id: UUID, until: date | None) -> str | None:
+    """What an event says of the day of an answer."""
+    return safe.day("until", request_id, record_id, until).hex() if until else None
+
+
+def _said(answer: Answer) -> tuple[object, ...]:
+    """All of it but the plan, which is no part of what was answered."""
+    return (answer.given, answer.reason, answer.citation, answer.until, answer.about)
 
 
 def restrict(

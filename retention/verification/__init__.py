@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from retention import database, ledger
+from retention import database, ledger, policy, schedule
 from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import MunimentError, NotFound
@@ -95,6 +95,7 @@ def verify(
         found.add(check_migrations(conn))
         found.add(check_guards(conn))
         found.add(check_marks(conn))
+        found.add(check_open_classes(conn))
         tables.tell_history(conn, there.damaged)
         for number, one in enumerate(PROJECTIONS, 1):
             found.add(tables.compare(conn, one))
@@ -203,6 +204,21 @@ def check_marks(conn: Connection) -> list[Problem]:
     )
     said = "special is false; a suspension, an event of its own or a label makes it true."
     return [Problem(f"table records, row {row[0]}", said) for row in rows]
+
+
+def check_open_classes(conn: Connection) -> Iterator[Problem]:
+    """That auditors see unasked what each version of the schedule opens to them."""
+    for version, document, opened in conn.execute(
+        "SELECT version, document, open_classes FROM schedule_versions ORDER BY version"
+    ):
+        where = f"table schedule_versions, row {version}"
+        try:
+            should = policy.open_classes(schedule.load(document, where))
+        except MunimentError as error:
+            yield Problem(where, f"document: {error}")
+            continue
+        if opened != should:
+            yield Problem(where, "open_classes: not the classes without personal data of its document.")
 
 
 def check_guards(conn: Connection) -> list[Problem]:

@@ -205,7 +205,7 @@ PROJECTIONS = (
         found="SELECT *, sha256(convert_to(document, 'UTF8')) AS of_document FROM schedule_versions",
         elsewhere={
             "document": "its digest, of_document",
-            "open_classes": "what auditors may see, made of the document when it was loaded: not compared yet",
+            "open_classes": "the document once more: verification.check_open_classes",
         },
     ),
 )

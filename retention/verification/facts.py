@@ -105,6 +105,30 @@ SELECT q.subject AS request_id, q.detail ->> 'kind' AS kind, q.detail ->> 'finds
  WHERE q.type = 'poa' AND q.detail ? 'request' AND q.detail ? 'finds'
 """
 
+# What was said last of each record; `day`: the keyed code of the day, which PostgreSQL cannot reckon (sealed).
+ANSWERED = """
+SELECT request_id, record_id, answer, reason, citation, about, day, position
+  FROM (SELECT DISTINCT ON (request_id, record_id) *
+          FROM (SELECT subject AS request_id, unnest(subjects[2:]) AS record_id, detail ->> 'answer' AS answer,
+                       detail ->> 'reason' AS reason, detail ->> 'citation' AS citation,
+                       (detail ->> 'about')::boolean AS about,
+                       jsonb_array_elements_text(coalesce(detail -> 'until', '[]')) AS day, position
+                  FROM history
+                 WHERE type = 'app' AND detail ? 'request' AND (detail ? 'answer' OR detail ? 'withdrawn')) AS every
+         ORDER BY request_id, record_id, position DESC) AS newest
+ WHERE answer IS NOT NULL
+"""
+
+_RESTRICTIONS = """
+SELECT record_id, request_id, at AS recorded_at, position
+  FROM (SELECT DISTINCT ON (record_id, request_id) *
+          FROM (SELECT unnest(subjects[2:]) AS record_id, (detail ->> 'request')::uuid AS request_id, at, position,
+                       (detail ->> 'restricted')::boolean AS restricted
+                  FROM history WHERE type = 'poa' AND detail ? 'request' AND detail ? 'restricted') AS every
+         ORDER BY record_id, request_id, position DESC) AS newest
+ WHERE restricted
+"""
+
 _LEDGER_KEYS = """
 SELECT row_number() OVER (ORDER BY position)::integer AS number, split_part(detail ->> 'vkey', '+', 1) AS origin,
        detail ->> 'vkey' AS vkey, at AS recorded_at, position
@@ -147,6 +171,18 @@ PROJECTIONS = (
         _members("released_at IS NOT NULL", "record_id"),
     ),
     Projection(
+        "hold_flags",
+        ("subject_id",),
+        (),
+        "SELECT subject_id, max(position) AS position FROM ({joined}) AS j WHERE released_at IS NULL "
+        "GROUP BY 1".replace("{joined}", _JOINED),
+        found="SELECT subject_id FROM hold_flags WHERE wanted",
+        elsewhere=dict.fromkeys(
+            _columns("wanted actual queued_at read_back_at attempts error"),
+            "a flag is wanted or its row is missing; what the vault has: vault reconcile",
+        ),
+    ),
+    Projection(
         "trigger_events",
         ("trigger_event_id",),
         _columns("subject_id kind recorded_at recorded_by retracts"),
@@ -169,6 +205,14 @@ PROJECTIONS = (
         ),
         _REQUESTS,
     ),
+    Projection(
+        "request_answers",
+        ("request_id", "record_id"),
+        _columns("answer reason citation about"),
+        ANSWERED,
+        elsewhere={"until": "the keyed code in the event (sealed): it may tell a day of birth"},
+    ),
+    Projection("restrictions", ("record_id", "request_id"), ("recorded_at",), _RESTRICTIONS),
     Projection(
         "ledger_keys",
         ("number",),

@@ -12,8 +12,9 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from typing import Any
@@ -27,7 +28,9 @@ from retention.database import Connection
 from retention.errors import Damaged, MunimentError
 from retention.history.offline import Problem
 from retention.model import Description
+from retention.requests.answers import day_code
 from retention.seal import RecordKey
+from retention.verification.facts import ANSWERED
 
 Teller = Callable[[int, int], None]
 
@@ -45,6 +48,7 @@ def check(conn: Connection, archive: Archive, tell: Teller | None = None) -> Ite
     yield from _check_descriptors(conn, archive, tell)
     yield from _check_names(conn, archive)
     yield from _check_queries(conn, archive)
+    yield from _check_answers(conn, archive)
     yield from _check_buckets(conn, archive)
     for said, query in _QUESTIONS.items():
         for table, row in conn.execute(query):
@@ -110,7 +114,8 @@ def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[byt
             WHERE l.descriptor_id = %s ORDER BY 1, 2""",
         (descriptor_id,),
     ).fetchall()
-    opened: list[tuple[UUID, int, str, Description]] = []
+    opened: list[_Opened] = []
+    newest: list[tuple[UUID, int, str, Description]] = []
     for subject, revision, offset, length, line_digest, bucket, wrapped, described, effective in rows:
         here = f"table descriptor_lines, row subject_id {subject}, revision {revision}"
         line = found.get((subject, revision))
@@ -127,11 +132,22 @@ def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[byt
         said = description.metadata.get("effective")  # of a retraction: none
         if kind == "trigger" and said is not None and (effective is None or effective.isoformat() != said):
             yield Problem(f"table trigger_events, row {subject}", "effective: not the day in its sealed line.")
-        yield from _check_known(conn, archive, subject, key, kind, description)
-        _opened(conn, subject)
+        opened.append(_Opened(subject, key, kind, description))
         if described:
-            opened.append((subject, revision, kind, description))
-    yield from _check_descriptions(conn, opened)
+            newest.append((subject, revision, kind, description))
+    _remember(conn, [one.subject for one in opened])
+    yield from _check_known(conn, archive, [one for one in opened if one.kind in ("record", "quarantined", "rejected")])
+    yield from _check_descriptions(conn, newest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A line that its key opened."""
+
+    subject: UUID
+    key: RecordKey
+    kind: str
+    description: Description
 
 
 def _lines(content: bytes) -> Iterator[tuple[UUID, int, int, bytes]]:
@@ -171,30 +187,40 @@ SELECT attname::text FROM pg_attribute
  ORDER BY attnum"""
 
 
-def _check_known(
-    conn: Connection, archive: Archive, subject: UUID, key: RecordKey, kind: str, description: Description
-) -> Iterator[Problem]:
+def _check_known(conn: Connection, archive: Archive, opened: Sequence[_Opened]) -> Iterator[Problem]:
     """What is reckoned from a document's line: commitment, HMAC of its bytes, HMAC of its place."""
-    if kind not in ("record", "quarantined", "rejected"):
-        return
-    known = archive.safe.content(description.sha256) if description.sha256 is not None else None
-    row = conn.execute(
-        """SELECT c.commitment, c.content, r.parent_id IS NOT NULL AS inside FROM contents c JOIN records r
-           USING (record_id) WHERE c.record_id = %(id)s
-           UNION ALL SELECT commitment, NULL, false FROM quarantine WHERE quarantine_id = %(id)s""",
-        {"id": subject},
-    ).fetchone()
-    if row is not None and description.sha256 is not None:
-        if key.commitment(description.sha256) != bytes(row[0]):
-            yield Problem(f"record {subject}", "the digest in its sealed line is not what its event committed to.")
-        if kind == "record" and (bytes(row[1]) if row[1] is not None else None) != (None if row[2] else known):
-            yield Problem(f"table contents, row {subject}", "content: not the HMAC of its document.")
-    place = archive.safe.place(description.source, description.place)
-    for at, content in conn.execute("SELECT place, content FROM sightings WHERE subject_id = %s", (subject,)):
-        if bytes(at) != place:
-            yield Problem(f"table sightings, row {bytes(at).hex()}", "place: not where its document came from.")
-        if known is not None and bytes(content) != known:
-            yield Problem(f"table sightings, row {bytes(at).hex()}", "content: not the HMAC of its document.")
+    ids = [one.subject for one in opened]
+    kept = conn.execute(
+        """SELECT c.record_id, c.commitment, c.content, r.parent_id IS NOT NULL FROM contents c JOIN records r
+           USING (record_id) WHERE c.record_id = ANY(%(ids)s)
+           UNION ALL
+           SELECT quarantine_id, commitment, NULL, false FROM quarantine WHERE quarantine_id = ANY(%(ids)s)""",
+        {"ids": ids},
+    ).fetchall()
+    rows = {subject: rest for subject, *rest in kept}
+    seen: dict[UUID, list[tuple[bytes, bytes]]] = {}
+    for subject, place, content in conn.execute(
+        "SELECT subject_id, place, content FROM sightings WHERE subject_id = ANY(%s) ORDER BY place", (ids,)
+    ):
+        seen.setdefault(subject, []).append((bytes(place), bytes(content)))
+    for one in opened:
+        digest = one.description.sha256
+        known = archive.safe.content(digest) if digest is not None else None
+        if one.subject in rows and digest is not None:
+            commitment, content, inside = rows[one.subject]
+            if one.key.commitment(digest) != bytes(commitment):
+                said = "the digest in its sealed line is not what its event committed to."
+                yield Problem(f"record {one.subject}", said)
+            if one.kind == "record" and (bytes(content) if content is not None else None) != (
+                None if inside else known
+            ):
+                yield Problem(f"table contents, row {one.subject}", "content: not the HMAC of its document.")
+        for place, content in seen.get(one.subject, ()):
+            where = f"table sightings, row {place.hex()}"
+            if place != archive.safe.place(one.description.source, one.description.place):
+                yield Problem(where, "place: not where its document came from.")
+            if known is not None and content != known:
+                yield Problem(where, "content: not the HMAC of its document.")
 
 
 # ---------------------------------------------------------------- keys
@@ -207,9 +233,9 @@ def _key(archive: Archive, bucket: UUID | None, wrapped: bytes | None) -> Record
     return archive.safe.bucket(bucket).unwrap(bytes(wrapped))
 
 
-def _opened(conn: Connection, subject: UUID) -> None:
-    """That its key opens what it is the key of."""
-    conn.execute("INSERT INTO opened_keys VALUES (%s) ON CONFLICT DO NOTHING", (subject,))
+def _remember(conn: Connection, subjects: Sequence[UUID]) -> None:
+    """That their keys open what they are the keys of."""
+    conn.execute("INSERT INTO opened_keys SELECT unnest(%s::uuid[]) ON CONFLICT DO NOTHING", (list(subjects),))
 
 
 # ---------------------------------------------------------------- names, words of searches, buckets
@@ -227,17 +253,19 @@ def _check_names(conn: Connection, archive: Archive) -> Iterator[Problem]:
         except MunimentError as error:
             yield Problem(where, f"sealed_name does not open: {error}")
             continue
-        _opened(conn, pseudonym)
+        _remember(conn, [pseudonym])
         if archive.safe.pseudonym(kind, name.decode("utf-8", "surrogateescape")) != pseudonym:
             yield Problem(where, "it is not the pseudonym of its name and kind.")
 
 
 def _check_queries(conn: Connection, archive: Archive) -> Iterator[Problem]:
     rows = conn.execute(
-        """SELECT q.query_id, q.sealed, k.bucket_id, k.wrapped,
-                  (SELECT h.detail ->> 'query_commitment' FROM history h
-                    WHERE h.type = 'dis' AND h.detail ->> 'query' = q.query_id::text LIMIT 1)
-             FROM queries q LEFT JOIN subject_keys k ON k.subject_id = q.query_id ORDER BY 1"""
+        """SELECT q.query_id, q.sealed, k.bucket_id, k.wrapped, h.commitment
+             FROM queries q LEFT JOIN subject_keys k ON k.subject_id = q.query_id
+             LEFT JOIN (SELECT detail ->> 'query' AS query, min(detail ->> 'query_commitment') AS commitment
+                          FROM history WHERE type = 'dis' AND detail ? 'query' GROUP BY 1) AS h
+                    ON h.query = q.query_id::text
+            ORDER BY 1"""
     ).fetchall()
     for query, sealed, bucket, wrapped, commitment in rows:
         where = f"table queries, row {query}"
@@ -247,9 +275,23 @@ def _check_queries(conn: Connection, archive: Archive) -> Iterator[Problem]:
         except MunimentError as error:
             yield Problem(where, f"sealed does not open: {error}")
             continue
-        _opened(conn, query)
+        _remember(conn, [query])
         if said != commitment:
             yield Problem(where, "sealed: not the words that its event committed to.")
+
+
+def _check_answers(conn: Connection, archive: Archive) -> Iterator[Problem]:
+    """The days until which records are kept, as persons were answered."""
+    rows = conn.execute(
+        sql.SQL(
+            "SELECT a.request_id, a.record_id, a.until, t.day FROM request_answers a JOIN ({}) AS t "
+            "USING (request_id, record_id) ORDER BY 1, 2"
+        ).format(sql.SQL(ANSWERED))
+    )
+    for request, record, until, code in rows:
+        if day_code(archive.safe, request, record, until) != code:
+            where = f"table request_answers, row request_id {request}, record_id {record}"
+            yield Problem(where, "until: not the day that its event has the code of.")
 
 
 def _check_buckets(conn: Connection, archive: Archive) -> Iterator[Problem]:
@@ -325,5 +367,6 @@ SELECT 'quarantine', q.quarantine_id::text FROM quarantine q
                       AND h.detail ->> 'supersedes' = q.quarantine_id::text)""",
     "nothing that came in is known by it.": """
 SELECT 'sightings', encode(s.place, 'hex') FROM sightings s
- WHERE NOT EXISTS (SELECT FROM history h WHERE h.type IN ('ing', 'qua', 'unq') AND s.subject_id = ANY (h.subjects))""",
+ WHERE NOT EXISTS (SELECT FROM event_subjects e JOIN history h USING (position)
+                    WHERE e.subject_id = s.subject_id AND h.type IN ('ing', 'qua', 'unq'))""",
 }

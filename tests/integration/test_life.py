@@ -181,7 +181,7 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     ids = _come_in(archive, clock, folder)
     _happens(archive, clock, ids)
     _holds(archive, clock, ids, folder)
-    _requests(archive, clock, folder)
+    _requests(archive, clock, ids, folder)
     _disposition(archive, clock, ids, folder)
     _late(archive, clock, ids, folder)
     assert reading.forget(archive, clock() + timedelta(days=6 * 366)) == 1
@@ -278,13 +278,24 @@ def _holds(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -
     release(archive, dynamic, clock)
 
 
-def _requests(archive: Archive, clock: Clock, folder: Path) -> None:
+def _requests(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -> None:
     asked = Asked(Subject("patient:ZQ-4711"), by="Rina Zilberquist")
     copy = requests.access(archive, asked, folder / "copy", None, clock)
     register.extend(archive, copy.request.id, Extension.COMPLEXITY, clock())
     register.close(archive, copy.request.id, clock())
     limited = requests.restrict(archive, replace(asked, ground=Ground.ACCURACY), clock())
     register.lift(archive, limited.request.id, clock())
+    contract = Asked(Subject("contract:7"))
+    requests.erase(archive, contract, clock())
+    now = clock()
+    with transaction(archive.connections) as conn:
+        cases = [Aggregation("contract", number) for number in "89"]
+        ledger.append(conn, aggregations.ensure(conn, archive, cases, now), now)
+    eighth, ninth = (aggregations.identity(archive.safe, case) for case in cases)
+    members = ((ids["moved"], eighth), (ids["remembered"], ninth))
+    change(archive, Change((Given(eighth, "birth", BORN),), members=members), clock)
+    requests.erase(archive, contract, clock())  # it is no longer there
+    requests.restrict(archive, Asked(Subject("contract:9"), ground=Ground.CLAIMS), clock())
 
 
 def _disposition(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -> None:

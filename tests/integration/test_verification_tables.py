@@ -49,10 +49,7 @@ ELSEWHERE = {
     "belongs_to": "another safe's is refused when the archive is opened",
     "classes": "numbers of words: another word shows in each row that has the number",
     "trigger_kinds": "numbers of words, as classes",
-    "hold_flags": "vault reconcile, against the vault",
     "auditor_classes": "what the owner granted: no event of the application's",
-    "request_answers": "not compared yet",
-    "restrictions": "not compared yet",
 }
 
 
@@ -119,7 +116,7 @@ def ways_of(conn: Connection, types: dict[tuple[str, str], str], chance: random.
     """Every kind of change to every table."""
     ways = []
     for one in PROJECTIONS:
-        if one.table in EMPTY | {"run_batches"}:  # whose rows are told together
+        if one.table in EMPTY | {"run_batches", "hold_flags"}:  # which have tests of their own
             continue
         ways.append(Way(f"a row of {one.table} deleted", one, "missing", partial(deleted, conn, one.table, chance)))
         if any((one.table, c) in types for c in one.key):
@@ -169,3 +166,47 @@ def test_what_makes_a_record_special_must_find_it_marked(tampering: Connection) 
     assert verification.check_marks(tampering) == []
     tampering.execute("UPDATE records SET special = false")
     assert len(verification.check_marks(tampering)) >= 1
+
+
+def test_the_flags_that_holds_ask_for(tampering: Connection) -> None:
+    """One that is no longer wanted may stay or go; one that is wanted may not, and no other may be."""
+    one = next(one for one in PROJECTIONS if one.table == "hold_flags")
+    some = "WHERE subject_id = (SELECT subject_id FROM hold_flags WHERE wanted LIMIT 1)"
+    for change in (
+        f"UPDATE hold_flags SET wanted = false {some}",
+        f"DELETE FROM hold_flags {some}",
+        "INSERT INTO hold_flags (subject_id, wanted, queued_at) VALUES (gen_random_uuid(), true, now())",
+    ):
+        tampering.execute("SAVEPOINT before")
+        assert tampering.execute(change.encode()).rowcount == 1, change
+        assert len(found(tampering, one)) == 1, change
+        tampering.execute("ROLLBACK TO before")
+
+
+def test_words_that_have_numbers(tampering: Connection) -> None:
+    """A class or kind of event that is renamed, or that exchanges its number with another, shows where it is used."""
+    used = {
+        "classes": ("class_key", "class_id", "SELECT class_key FROM records"),
+        "trigger_kinds": ("ordinal", "kind", "SELECT kind FROM trigger_events WHERE kind IS NOT NULL"),
+    }
+    for table, (number, word, numbers) in used.items():
+        rows = tampering.execute(
+            f"SELECT {number}, {word} FROM {table} WHERE {number} IN ({numbers})".encode()
+        ).fetchall()
+        assert len(rows) > 1, f"two of {table} in use"
+        (one, name), (two, other_name) = rows[:2]
+        for renamed in ({one: f"{name}x"}, {one: other_name, two: name}):
+            tampering.execute("SAVEPOINT before")
+            for key, to in renamed.items():
+                tampering.execute(f"UPDATE {table} SET {word} = %s WHERE {number} = %s".encode(), (to, key))
+            problems = [problem for projection in PROJECTIONS for problem in found(tampering, projection)]
+            assert problems, (table, renamed)
+            tampering.execute("ROLLBACK TO before")
+
+
+def test_what_auditors_see_unasked_is_what_the_schedule_opens(tampering: Connection) -> None:
+    assert list(verification.check_open_classes(tampering)) == []
+    tampering.execute("UPDATE schedule_versions SET open_classes = open_classes || 'PERSON'::text WHERE version = 1")
+    assert ["open_classes" in str(one) for one in verification.check_open_classes(tampering)] == [True]
+    tampering.execute("UPDATE schedule_versions SET document = 'x: [' WHERE version = 1")
+    assert ["document" in str(one) for one in verification.check_open_classes(tampering)] == [True]
