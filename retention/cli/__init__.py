@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retention.cli import approvals, disposition, events, holds, ledger, requests, schedule, vault
+from retention.cli import approvals, auditors, disposition, events, holds, ledger, requests, schedule, vault
 from retention.cli.command import (
     CHOSEN_ROOT,
     UNSTATED,
@@ -64,6 +64,7 @@ app.add_typer(vault.vault_app, name="vault")
 app.command("verify")(ledger.verify)
 app.command("proof")(ledger.proof)
 app.add_typer(approvals.approver_app, name="approver")
+app.add_typer(auditors.app, name="auditor")
 
 
 @app.callback()

@@ -277,6 +277,11 @@ def _released(d: Detail, known: Known) -> Words:
     )
 
 
+def _opened(d: Detail, known: Known) -> Words:
+    said = "opened to" if d["open"] else "closed again to"
+    return Words(f"{known.of_class(d['class'])} was {said} the auditor “{known.name(d['auditor'])}”")
+
+
 # ---------------------------------------------------------------- requests of persons
 
 
@@ -424,6 +429,7 @@ SHAPES = (
         *("dig", "proposal signer statement_sha256 signature_sha256"),
         "{signer} signed it: SHA-256 {statement_sha256}",
     ),
+    Shape("poa", "auditor class open", _opened),
     Shape("poa", "approver key state=enrolled", "{approver} may sign from now on, with key {key}", may="by"),
     Shape("poa", "approver state=revoked", "{approver} may sign no more"),
     Shape("poa", "schedule digest classes", "schedule version {schedule} came in force, of {classes} classes"),

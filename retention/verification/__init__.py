@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from retention import database, ledger, policy, schedule
+from retention import auditors, database, ledger, policy, schedule
 from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import MunimentError, NotFound
@@ -101,6 +101,7 @@ def verify(
             found.add(tables.compare(conn, one))
             found.tables = number
             telling("tables")(number, len(PROJECTIONS))
+        found.add(Problem(f"table auditor_classes, row {row}", said) for row, said in auditors.check(conn, archive))
         found.add(sealed.check(conn, archive, telling("descriptor objects")))
         found.add(objects.check_listing(conn, archive))
         found.add(objects.check_bytes(conn, archive, share, telling("documents")))

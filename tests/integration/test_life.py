@@ -22,6 +22,7 @@ import pytest
 from retention import (
     aggregations,
     approvals,
+    auditors,
     capture,
     fixity,
     holds,
@@ -84,6 +85,7 @@ BORN = date(1987, 6, 5)
 # and `everything` makes it happen.
 PLACES = {
     "aggregations": {"insert"},
+    "auditors": {"_enter"},
     "approvals": {"_enrol", "end", "propose", "revoke_approved", "sign"},
     "capture": {"_events"},
     "disposition/certificate": {"issue"},
@@ -187,6 +189,9 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     assert reading.forget(archive, clock() + timedelta(days=6 * 366)) == 1
     keys.create(archive, "records.example.org/ledger", clock())
     keys.rotate(archive, clock())
+    auditors.open_class(archive, auditors.EVERY, "CHILD", clock())
+    auditors.open_class(archive, auditors.EVERY, "LONG", clock())
+    auditors.close_class(archive, auditors.EVERY, "CHILD", clock())
     _night(archive, clock, ids, folder)
     return ids
 

@@ -16,14 +16,17 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from retention import database, policy
+from retention import auditors, database, policy
 from retention.archive import Archive, open_archive
 from retention.config import Settings
 from retention.database import Connection, transaction
 from retention.embedded import Services
 from retention.errors import Refused, UsageError
+from retention.verification import tables
 from tests.deposits import Doc, deposit
 from tests.owning import owning
+
+Clock = Callable[[], datetime]
 
 HISTORY = ("events", "event_subjects", "schedule_versions", "signatures", "ledger_keys", "ledger_checkpoints")
 # What no auditor reads: words of people, keyed digests of documents, keys, requests of persons.
@@ -67,6 +70,21 @@ def beside(url: str, role: str) -> str:
 
 
 # ---------------------------------------------------------------- the application
+
+
+def test_only_the_owner_opens_a_class_and_only_to_auditors(archive: Archive, clock: Clock) -> None:
+    deposit(archive, Doc("a letter"))
+    with transaction(archive.connections) as conn:
+        ((known,),) = conn.execute("SELECT class_id FROM classes LIMIT 1").fetchall()
+    without = replace(archive, settings=replace(archive.settings, database_owner_url=None))
+    with pytest.raises(UsageError, match="MUNIMENT_DATABASE_OWNER_URL"):
+        auditors.open_class(without, "auditor", known, clock())
+    with pytest.raises(UsageError, match="no record ever had it"):
+        auditors.open_class(archive, "auditor", "NEVER", clock())
+    for role, found in (("muniment_application", "another role"), ("nobody at all", "none of that name")):
+        with pytest.raises(UsageError, match=found):
+            auditors.open_class(archive, role, known, clock())
+    assert auditors.opened(archive) == []
 
 
 def test_these_tables_are_the_history(archive: Archive) -> None:
@@ -121,7 +139,9 @@ def test_the_application_cannot_become_another(archive: Archive) -> None:
 
 
 def test_every_table_has_a_decided_right_and_the_application_no_more_than_its_code_needs(archive: Archive) -> None:
-    code = "\n".join(path.read_text() for path in Path(database.__file__).parent.rglob("*.py"))
+    of_owner = {"auditors.py"}
+    sources = [path for path in Path(database.__file__).parent.rglob("*.py") if path.name not in of_owner]
+    code = "\n".join(path.read_text() for path in sources)
     named = {"descriptions"}  # its statement has the table as an argument (retention.descriptors.describe)
     needs: dict[str, Callable[[str], re.Match[str] | None]] = {
         "INSERT": lambda table: re.search(rf"(INSERT INTO|COPY) {table}\b", code),
@@ -147,12 +167,12 @@ def test_every_table_has_a_decided_right_and_the_application_no_more_than_its_co
         ).fetchall()
         rules = conn.execute("SELECT relname FROM pg_class WHERE relrowsecurity").fetchall()
     assert len(tables) > 40
-    for table, (own, auditors, view) in tables.items():
+    for table, (own, auditor, view) in tables.items():
         assert "SELECT" in own, f"sql/: say what the application may do with {table}"
         assert own <= needs.keys() | {"SELECT"}, table
         for right in own - {"SELECT"}:
             assert table in named or needs[right](table), f"nothing in the code needs {right} on {table}"
-        ways = {"granted": auditors, "view": view, "hidden": table in HIDDEN}
+        ways = {"granted": auditor, "view": view, "hidden": table in HIDDEN}
         decided = [name for name, known in ways.items() if known]
         assert len(decided) == 1, f"say in sql/ what an auditor reads of {table}: {decided}"
     assert {table for table in HISTORY if tables[table][0] != {"SELECT", "INSERT"}} == set()
@@ -249,7 +269,7 @@ def test_an_owner_who_may_not_make_roles_says_what_to_run(services: Services, ne
         database.migrate(f"{services.owner_url.rpartition('/')[0]}/{name}")
     with psycopg.connect(services.superuser_url, autocommit=True) as conn:
         conn.execute(f"CREATE ROLE {role} NOLOGIN")
-    assert database.migrate(f"{services.owner_url.rpartition('/')[0]}/{name}")[-1] == "0004_roles.sql"
+    assert database.migrate(f"{services.owner_url.rpartition('/')[0]}/{name}")[-1] == database.migrations()[-1][1]
 
 
 def test_two_databases_that_make_the_roles_at_once(services: Services, new_roles: tuple[str, str]) -> None:
@@ -274,7 +294,7 @@ def test_two_databases_that_make_the_roles_at_once(services: Services, new_roles
             time.sleep(0.02)
         first.commit()
         other.join(20)
-    assert done[-1] == "0004_roles.sql"
+    assert done[-1] == database.migrations()[-1][1]
 
 
 # ---------------------------------------------------------------- the auditor
@@ -315,9 +335,6 @@ def test_an_auditor_reads_no_key_and_no_word_of_a_person(auditor: Connection, ar
     refused(auditor, "SELECT sealed_name FROM public.pseudonyms")
     refused(auditor, "SELECT count(*) FROM public.records")
     assert auditor.execute("SELECT count(*) FROM pseudonyms").fetchone() == (2,)
-
-
-Clock = Callable[[], datetime]
 
 
 @pytest.fixture
@@ -384,6 +401,30 @@ def test_a_class_is_granted_to_one_auditor_or_to_all(
         assert (seen(auditor, filed, "records", "record_id") == everything) is whole, who
     with owning(archive) as conn:
         conn.execute("DELETE FROM auditor_classes")
+    assert seen(auditor, filed, "records", "record_id") == {"letter", "letter of a file", "mixed"}
+
+    def wrong() -> list[str]:
+        with transaction(archive.connections) as conn:
+            tables.tell_history(conn, [])
+            return [f"{row}: {said}" for row, said in auditors.check(conn, archive)]
+
+    assert auditors.open_class(archive, "auditor", "PERSON", clock())
+    assert not auditors.open_class(archive, "auditor", "PERSON", clock())  # it is
+    assert seen(auditor, filed, "records", "record_id") == everything and wrong() == []
+    for past_the_history, said in (
+        ("DELETE FROM auditor_classes", "missing"),
+        ("UPDATE auditor_classes SET granted_at = granted_at + interval '1 second'", "its event says"),
+        ("INSERT INTO auditor_classes (auditor, class_id) VALUES ('muniment_auditor', 'PERSON')", "no event opened it"),
+    ):
+        with owning(archive) as conn:
+            before = conn.execute("SELECT * FROM auditor_classes").fetchall()
+            conn.execute(past_the_history.encode())
+        assert [said in one for one in wrong()] == [True], past_the_history
+        with owning(archive) as conn:
+            conn.execute("DELETE FROM auditor_classes")
+            conn.cursor().executemany("INSERT INTO auditor_classes VALUES (%s, %s, %s)", before)
+    assert auditors.close_class(archive, "auditor", "PERSON", clock())
+    assert not auditors.close_class(archive, "auditor", "PERSON", clock()) and wrong() == []
     assert seen(auditor, filed, "records", "record_id") == {"letter", "letter of a file", "mixed"}
     # the schedule in force decides, and what it does not know is closed
     with owning(archive) as conn:

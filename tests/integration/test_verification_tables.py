@@ -49,7 +49,7 @@ ELSEWHERE = {
     "belongs_to": "another safe's is refused when the archive is opened",
     "classes": "numbers of words: another word shows in each row that has the number",
     "trigger_kinds": "numbers of words, as classes",
-    "auditor_classes": "what the owner granted: no event of the application's",
+    "auditor_classes": "auditors.check, which knows the roles by their pseudonyms",
 }
 
 
