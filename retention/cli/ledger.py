@@ -17,6 +17,8 @@ from retention.cli.command import answer, identifier, now, opened, progress, tab
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
     from retention.history.keys import LogKey
     from retention.history.offline import Verified
     from retention.history.proving import Checked
@@ -31,6 +33,10 @@ KeysOption = Annotated[
 WitnessesOption = Annotated[
     list[str] | None,
     typer.Option("--witness", metavar="VKEY", help="A witness's public key, as `ledger cosign` prints it."),
+]
+AuthoritiesOption = Annotated[
+    list[Path] | None,
+    typer.Option("--authority", metavar="PEM", help="Root certificate of an authority that gives time stamps."),
 ]
 
 
@@ -153,21 +159,24 @@ def verify(
         float, typer.Option(min=0, max=100, metavar="PERCENT", help="How many documents are read, oldest check first.")
     ] = 100,
     enter: Annotated[bool, typer.Option("--enter", help="Say in the history that it was checked.")] = False,
+    authorities: AuthoritiesOption = None,
 ) -> None:
     """Check the whole archive against its history: events, tables, sealed lines, keys, the vault.
 
     With --offline DIR --key VKEY an exported ledger alone: no server, no database, no network. Exits 1 if a single
-    byte is not as it was signed or recorded, and names it. --witness VKEY checks the cosignatures too."""
+    byte is not as it was signed or recorded, and names it. --witness VKEY checks the cosignatures too, --authority PEM
+    the time stamps."""
     if offline is None:
-        if witnesses:
-            raise UsageError("--witness checks the cosignatures of an exported ledger: give it with --offline DIR.")
+        if witnesses or authorities:
+            raise UsageError("--witness and --authority are for an exported ledger: give them with --offline DIR.")
         _verify_archive(context, _verifiers(keys) if keys else [], documents, enter)
         return
     from retention.history.offline import verify as check
 
     trusts = _verifiers(keys)
     with progress("entries verified") as show:
-        found = check(offline, trusts, show, witnesses=_parsed(witnesses))
+        roots = _certificates(authorities) if authorities else []
+        found = check(offline, trusts, show, witnesses=_parsed(witnesses), authorities=roots)
     value = {
         "ok": found.ok,
         "origin": trusts[0].name,
@@ -179,6 +188,8 @@ def verify(
             {"witness": str(one.witness), "sizes": list(one.sizes), "time": _utc(one.time)} for one in found.cosigned
         ],
         "unchecked_cosignatures": found.unchecked,
+        "stamped": {str(size): time.isoformat() for size, time in sorted(found.stamped.items())},
+        "unchecked_time_stamps": found.unchecked_stamps,
         "problems": [{"path": problem.path, "said": problem.said} for problem in found.problems],
         "more": found.more,
     }
@@ -192,6 +203,10 @@ def verify(
             )
         if found.unchecked:
             print(f"{found.unchecked:,} cosignatures by others, not checked: give their public keys (`--witness`)")
+        for size, time in sorted(found.stamped.items()):
+            print(f"the checkpoint of {size:,} events was there at {time:%Y-%m-%d %H:%M:%S} UTC, says the authority")
+        if found.unchecked_stamps:
+            print(f"{found.unchecked_stamps:,} time stamps by others, not checked: give their roots (`--authority`)")
         said = "whole" if found.ok else f"NOT AS IT WAS SIGNED, {len(found.problems) + found.more:,} problems"
         print(f"{trusts[0].name}: {found.size:,} events, {found.checkpoints:,} signed checkpoints: {said}")
         print(f"root {found.root.hex()}" + "".join(f", signed by {key}" for key in found.signed_by))
@@ -385,6 +400,37 @@ def ledger_cosign(
         print(f"witness {done.witness.vkey}")
 
     answer(context.obj, value, people)
+
+
+@app.command("timestamp")
+def ledger_timestamp(
+    context: typer.Context,
+    url: Annotated[str, typer.Option(envvar="MUNIMENT_TIMESTAMP_URL", metavar="URL", help="Of the authority.")],
+    authorities: AuthoritiesOption = None,
+) -> None:
+    """Have an authority say by when the newest published checkpoint was there (RFC 3161); exports have the answer.
+
+    It is sent a digest and nothing else."""
+    from retention.history import timestamps
+
+    if not authorities:
+        raise UsageError("expected --authority FILE, the root certificate of the authority, from another source.")
+    roots = _certificates(authorities)
+    with opened(context.obj) as archive:
+        done = timestamps.add(archive, url, roots, now())
+    value = {"size": done.size, "time": done.time.isoformat(), "key": done.key, "new": done.new}
+    said = "kept" if done.new else "one is kept already, which stands"
+    answer(
+        context.obj,
+        value,
+        lambda: print(f"{done.key}: {done.size:,} events, {done.time:%Y-%m-%d %H:%M:%S} UTC: {said}"),
+    )
+
+
+def _certificates(files: list[Path]) -> list[Certificate]:
+    from retention.history.timestamps import certificates
+
+    return [one for file in files for one in certificates(file)]
 
 
 @app.command("add-cosignature")

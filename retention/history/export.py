@@ -2,7 +2,7 @@
 
 Rules of this module:
 - Copied are all that the newest checkpoint signs (its tiles and bundles, no older partial ones), every checkpoint
-  with the cosignatures of it, and the newest one last: a folder that has a `checkpoint` was copied whole.
+  with its cosignatures and time stamps, and the newest one last: a folder that has a `checkpoint` was copied whole.
 - A file is written beside and renamed to its name, so a copy that was cut is gone on with: what is there with the
   size that it has in the vault is kept, and read again only where `everything` is asked. Checkpoints always are.
 - It goes into a new folder or on top of a former export of the same log, never beside what is no file of a ledger,
@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from retention.database import transaction
 from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.history import keys
 from retention.history.keys import LogKey
-from retention.history.publishing import COPIES, COSIGNATURES, FOLDER, newest_signed
+from retention.history.publishing import COPIES, COSIGNATURES, FOLDER, TIMESTAMPS, newest_signed
 from retention.tlog import checkpoint, tiles
 from retention.tlog.checkpoint import Opened
 from retention.tlog.tiles import ENTRIES
@@ -36,7 +36,7 @@ from retention.vault.base import Stored, Vault
 
 UNFINISHED = ".unfinished"  # the folder of files that are being written
 
-OURS = {"checkpoint", "checkpoints", "cosignatures", "tile", UNFINISHED}
+OURS = {"checkpoint", "checkpoints", "cosignatures", "timestamps", "tile", UNFINISHED}
 _TOGETHER = 256  # files that wait to be copied
 
 Teller = Callable[[int, int], None]
@@ -60,9 +60,21 @@ def export(archive: Archive, folder: Path, tell: Teller | None = None, everythin
     Raises NotFound if nothing was published, UsageError or Refused for a folder that is something else."""
     with transaction(archive.connections) as conn:
         known = keys.all_keys(conn)
-    cosignatures = [one.key for one in archive.vault.list(COSIGNATURES)]  # before the copies: each has its checkpoint
-    copies = [one.key for one in archive.vault.list(COPIES)]  # before the newest: so it is none of an older state
-    newest = newest_signed(archive.vault, known) if known else None
+    return copy(archive.vault, known, folder, archive.settings.vault_threads, tell, everything)
+
+
+def copy(
+    vault: Vault,
+    known: Sequence[LogKey],
+    folder: Path,
+    threads: int,
+    tell: Teller | None = None,
+    everything: bool = False,
+) -> Exported:
+    """The same of any vault with a ledger that was signed by `known` keys."""
+    said = [one.key for place in (COSIGNATURES, TIMESTAMPS) for one in vault.list(place)]  # each has its checkpoint
+    copies = [one.key for one in vault.list(COPIES)]  # before the newest: so it is none of an older state
+    newest = newest_signed(vault, known) if known else None
     if newest is None:
         raise NotFound("nothing of the ledger was published yet. Publish it: `muniment ledger publish`, then again.")
     head = newest.checkpoint
@@ -70,11 +82,11 @@ def export(archive: Archive, folder: Path, tell: Teller | None = None, everythin
     found = Exported(head.size, head.root)
     with _folder_of_ours(folder):
         signed = _signed(folder, newest, known)
-        with ThreadPoolExecutor(archive.settings.vault_threads) as threads:
-            _copy_tiles(archive.vault, folder, threads, found, everything, tell)
-            for key in [*copies, *cosignatures]:
-                _copy(archive.vault, folder, key, None)
-        found.files += len(copies) + len(cosignatures) + 1
+        with ThreadPoolExecutor(threads) as pool:
+            _copy_tiles(vault, folder, pool, found, everything, tell)
+            for key in [*copies, *said]:
+                _copy(vault, folder, key, None)
+        found.files += len(copies) + len(said) + 1
         _write(folder, "checkpoint", signed)
     return found
 

@@ -8,6 +8,8 @@ Rules of this module (requirements: history, *Verify*):
   the other, so that what follows is not blamed.
 - A cosignature is a checkpoint too, signed by the log and one witness: what it says must agree like the others. The
   witness's own signature is checked where its public key is given; without it nobody can tell.
+- A time stamp is named by its own digest and is one of a checkpoint that is here. Whether the authority made it is
+  checked where its root certificate is given.
 - Older partial tiles and bundles may stand there: each is the beginning of the one that came after it.
 - Bundles are read once, in order, by several processes; a process holds one bundle and its tile, the rest is
   O(log n). One that is damaged does not end the check.
@@ -22,18 +24,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retention import merkle
-from retention.errors import Damaged, MunimentError, UsageError
+from retention.errors import Damaged, MunimentError, Refused, UsageError
 from retention.history.handover import INTRODUCED, trusted
 from retention.tlog import checkpoint, note, tiles
 from retention.tlog.checkpoint import Checkpoint, Opened
 from retention.tlog.note import COSIGNATURE, Verifier
 from retention.tlog.tiles import ENTRIES, WIDTH, Tile
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 MOST = 1_000  # problems that are listed; the rest is counted
 
@@ -72,7 +78,9 @@ class Cosigned:
 class Verified:
     """What was found. `root` is that of the entries; `signed_by` the keys that signed the newest checkpoint.
 
-    `cosigned` is what verifies, of each witness that was given; `unchecked` counts the cosignatures of others."""
+    `cosigned` is what verifies, of each witness that was given; `unchecked` counts the cosignatures of others.
+    `stamped` are the checkpoints of which an authority that was given says that they were there, by size: since when;
+    `unchecked_stamps` counts the time stamps of others."""
 
     size: int
     root: bytes = merkle.EMPTY
@@ -80,6 +88,8 @@ class Verified:
     checkpoints: int = 0
     cosigned: tuple[Cosigned, ...] = ()
     unchecked: int = 0
+    stamped: dict[int, datetime] = field(default_factory=dict)
+    unchecked_stamps: int = 0
     problems: list[Problem] = field(default_factory=list)
     more: int = 0  # problems beyond MOST
 
@@ -100,8 +110,10 @@ def verify(
     tell: Teller | None = None,
     processes: int = 0,
     witnesses: Sequence[Verifier] = (),
+    authorities: Sequence[Certificate] = (),
 ) -> Verified:
-    """Check the ledger in `folder`. `tell` is told how many of how many entries were read.
+    """Check the ledger in `folder`. `tell` is told how many of how many entries were read. `authorities`: the root
+    certificates of those that gave time stamps.
 
     Raises UsageError if there is no ledger, or for a key that is no witness's. `processes`: 0 is one for each core."""
     for witness in witnesses:
@@ -118,6 +130,7 @@ def verify(
     roots, introduced = _read_entries(folder, sizes, claimed, found, tell, processes or os.cpu_count() or 1)
     found.root = roots.get(size, merkle.EMPTY)
     _check_notes(notes, roots, introduced, trusts, witnesses, found)
+    _check_stamps(folder, authorities, found)
     _check_files(folder, size, found)
     return found
 
@@ -196,6 +209,31 @@ def _check_notes(
         copy = f"checkpoints/{newest.size:020}"
         if copy not in named:
             found.add(copy, "missing: every checkpoint has a copy of its own.")
+
+
+def _check_stamps(folder: Path, authorities: Sequence[Certificate], found: Verified) -> None:
+    paths = sorted(path for path in (folder / "timestamps").glob("*/*") if path.is_file())
+    if not paths:
+        return
+    from retention.history import timestamps  # slow to import, and seldom there
+
+    for path in paths:
+        name = str(path.relative_to(folder))
+        copy = folder / "checkpoints" / path.parent.name
+        content, data = path.read_bytes(), copy.read_bytes() if copy.is_file() else None
+        if said := timestamps.check_place(name, content, data):
+            found.add(name, said)
+            continue
+        assert data is not None
+        try:
+            if authorities:
+                time = timestamps.check(content, data, authorities)
+                size = int(path.parent.name)
+                found.stamped[size] = min(time, found.stamped.get(size, time))
+            else:
+                found.unchecked_stamps += 1
+        except Refused:
+            found.unchecked_stamps += 1
 
 
 def _contradicted(head: Checkpoint, claim: Checkpoint, roots: dict[int, bytes]) -> str | None:
@@ -428,8 +466,8 @@ def _check_files(folder: Path, size: int, found: Verified) -> None:
             path = str((Path(directory) / name).relative_to(folder))
             if path == "checkpoint" or (path.startswith("checkpoints/") and path.count("/") == 1):
                 continue
-            if path.startswith("cosignatures/") and path.count("/") == 2:
-                continue  # among the notes
+            if path.startswith(("cosignatures/", "timestamps/")) and path.count("/") == 2:
+                continue  # looked at with the notes
             tile = tiles.parse_path(path)
             if tile is None:
                 found.add(path, "no file of a ledger. Look who put it there.")

@@ -38,6 +38,7 @@ FOLDER = "ledger"
 CHECKPOINT = f"{FOLDER}/checkpoint"
 COPIES = f"{FOLDER}/checkpoints"
 COSIGNATURES = f"{FOLDER}/cosignatures"  # retention.history.cosignatures
+TIMESTAMPS = f"{FOLDER}/timestamps"  # retention.history.timestamps
 KEPT = timedelta(days=3653)  # a copy of a checkpoint is locked ten years; by then thousands follow it
 
 _WAITING = 64  # tiles that wait to be put

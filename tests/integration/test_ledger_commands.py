@@ -18,12 +18,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from typer.testing import CliRunner
 
 from retention import ledger
 from retention.archive import Archive, open_archive
-from retention.cli import app
-from retention.config import Settings
 from retention.database import transaction
 from retention.errors import Damaged, MunimentError, NotFound, Refused, UsageError
 from retention.history import export, offline, publishing
@@ -32,80 +29,11 @@ from retention.tlog import checkpoint, note
 from retention.tlog.checkpoint import Checkpoint
 from retention.vault.base import Vault
 from retention.vault.s3 import S3Vault
-from tests.deposits import Doc, deposit
+from tests.office import ORIGIN, Office, files, refuses
 from tests.owning import owning
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/auditing.md"
-ORIGIN = "records.example.org/ledger"
-
-
-@dataclass(frozen=True)
-class Office:
-    """The command line over an archive with a vault in a folder and one record."""
-
-    settings: Settings
-    record: str
-    vkey: str
-
-    def __call__(self, *arguments: object, code: int = 0) -> dict[str, Any]:
-        found = CliRunner().invoke(app, ["--json", *map(str, arguments)])
-        if found.exception is not None and not isinstance(found.exception, SystemExit):
-            raise found.exception
-        assert found.exit_code == code, found.output
-        return {**json.loads(found.stdout), "stderr": found.stderr}
-
-    def people(self, *arguments: object) -> str:
-        return CliRunner().invoke(app, [*map(str, arguments)]).stdout
-
-    def append(self, count: int) -> None:
-        with open_archive(self.settings, datetime.now(UTC)) as archive:
-            append(archive, count)
-
-    @property
-    def vault(self) -> Path:
-        return Path(self.settings.vault_url.removeprefix("file://"))
-
-
-def append(archive: Archive, count: int) -> None:
-    now = datetime.now(UTC)
-    with transaction(archive.connections) as conn:
-        ledger.append(conn, [Event("fix", now, archive.agent, (uuid4(),)) for _ in range(count)], now)
-
-
-@pytest.fixture
-def run(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
-    """A ledger of more than 600 events, not yet published."""
-    url = f"file://{tmp_path}/vault"
-    monkeypatch.setenv("MUNIMENT_WORKSPACE", str(settings.root))
-    monkeypatch.setenv("MUNIMENT_DATABASE_URL", settings.database_url)
-    monkeypatch.setenv("MUNIMENT_VAULT_URL", url)
-    settings = replace(settings, vault_url=url)
-    with open_archive(settings, datetime.now(UTC)) as archive:
-        append(archive, 300)
-        (record,) = deposit(archive, Doc("breach", author="Ruth Levi", title="letter"))
-        append(archive, 300)
-    office = Office(settings, str(record), "")
-    made = office("ledger", "init", "--origin", ORIGIN)
-    assert made["origin"] == ORIGIN and stat.S_IMODE(Path(made["file"]).stat().st_mode) == 0o600
-    return replace(office, vkey=made["vkey"])
-
-
-@pytest.fixture
-def audit(run: Office, tmp_path: Path) -> Path:
-    """The ledger published and exported."""
-    run("ledger", "publish")
-    run("ledger", "export", tmp_path / "audit")
-    return tmp_path / "audit"
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def refuses(kind: type[MunimentError], match: str, office: Office, *arguments: object) -> None:
-    with pytest.raises(kind, match=match):
-        office(*arguments)
 
 
 # ---------------------------------------------------------------- keys, publishing
@@ -270,7 +198,7 @@ def test_verify_needs_neither_services_nor_their_clients(audit: Path, run: Offic
 
 
 def test_verify_without_what_it_needs(run: Office, audit: Path) -> None:
-    refuses(UsageError, "give it with --offline DIR", run, "verify", "--witness", run.vkey)
+    refuses(UsageError, "give them with --offline DIR", run, "verify", "--witness", run.vkey)
     refuses(UsageError, "expected --key VKEY", run, "verify", "--offline", audit)
     refuses(UsageError, "verifier key 'x': expected", run, "verify", "--offline", audit, "--key", "x")
 
