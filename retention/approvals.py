@@ -283,7 +283,7 @@ def enrol(archive: Archive, name: str, public_key: bytes, now: datetime, armored
     with transaction(archive.connections) as conn:
         conn.execute("LOCK TABLE approvers IN SHARE ROW EXCLUSIVE MODE")  # who is first is decided once
         person = pseudonym(conn, archive.safe, AgentKind.PERSON, name, now)
-        rows = conn.execute("SELECT person_id, public_key, revoked_at FROM approvers").fetchall()
+        rows = conn.execute("SELECT person_id, coalesce(public_key, ''), revoked_at FROM approvers").fetchall()
         for known, key, revoked_at in rows:
             if known == person and bytes(key) == public_key and revoked_at is None:
                 return None
@@ -355,7 +355,8 @@ def approvers(archive: Archive) -> list[Approver]:
     """Everybody who may sign or once could, in order of enrolment."""
     with transaction(archive.connections) as conn:
         rows = conn.execute(
-            "SELECT person_id, public_key, enrolled_at, revoked_at FROM approvers ORDER BY enrolled_at, person_id"
+            "SELECT person_id, coalesce(public_key, ''), enrolled_at, revoked_at FROM approvers "
+            "ORDER BY enrolled_at, person_id"
         ).fetchall()
         known = names(conn, archive.safe, [row[0] for row in rows])
     return [Approver(row[0], known.get(row[0], str(row[0])), bytes(row[1]), row[2], row[3]) for row in rows]

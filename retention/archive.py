@@ -81,14 +81,16 @@ def _belong(conn: Connection, safe: Safe) -> None:
 
 
 def pseudonym(conn: Connection, safe: Safe, kind: AgentKind, name: str, now: datetime) -> UUID:
-    """The pseudonym of a name, entered (sealed) if it is new."""
+    """The pseudonym of a name, entered (sealed) if it is new, or was in no copy when the catalog was recovered."""
     found = safe.pseudonym(kind, name)
-    if conn.execute("SELECT 1 FROM pseudonyms WHERE pseudonym_id = %s", (found,)).fetchone() is None:
+    known = "SELECT FROM pseudonyms WHERE pseudonym_id = %s AND sealed_name IS NOT NULL"
+    if conn.execute(known, (found,)).fetchone() is None:
         key = new_record_key()
         sealed = key.seal(name.encode("utf-8", "surrogateescape"))
         inserted = conn.execute(
             "INSERT INTO pseudonyms (pseudonym_id, kind, sealed_name, recorded_at) VALUES (%s, %s, %s, %s) "
-            "ON CONFLICT (pseudonym_id) DO NOTHING RETURNING 1",
+            "ON CONFLICT (pseudonym_id) DO UPDATE SET kind = EXCLUDED.kind, sealed_name = EXCLUDED.sealed_name "
+            "WHERE pseudonyms.sealed_name IS NULL RETURNING 1",
             (found, kind.value, sealed, now),
         ).fetchone()
         if inserted:

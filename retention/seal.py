@@ -147,6 +147,11 @@ class Safe:
             )
         return self._buckets[bucket_id]
 
+    def buckets(self) -> list[Bucket]:
+        """All that there are, in the order of their ids."""
+        self._read()
+        return [self._buckets[one] for one in sorted(self._buckets)]
+
     def place(self, source: str, place: str) -> bytes:
         """The pseudonym of a place in a source, for "already known"."""
         return self._hmac(b"place", source, place)

@@ -105,7 +105,8 @@ def _stated(conn: Connection, archive: Archive, plan: Plan, now: datetime) -> di
     version = policy.of_version(conn, plan.schedule_version)
     citations = {(c.id, r.id): r.authority.citation for c in version.schedule.classes for r in c.rules}
     signed = conn.execute(
-        "SELECT person_id, public_key, signature, signed_at FROM signatures JOIN approvers USING (person_id) "
+        "SELECT person_id, coalesce(public_key, ''), coalesce(signature, ''), signed_at "
+        "FROM signatures JOIN approvers USING (person_id) "
         "WHERE proposal_id = %s ORDER BY signed_at",
         (plan.id,),
     ).fetchall()

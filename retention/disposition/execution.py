@@ -196,7 +196,8 @@ def _refuse_unsigned(conn: Connection, plan: Plan) -> None:
     """Raises Damaged unless as many people as are needed signed this statement: checked by their keys, not by rows."""
     statement = (plan.proposal.statement or "").encode()
     rows = conn.execute(
-        "SELECT DISTINCT person_id, public_key, signature FROM signatures JOIN approvers USING (person_id) "
+        "SELECT DISTINCT person_id, coalesce(public_key, ''), coalesce(signature, '') "  # in no copy: not signed
+        "FROM signatures JOIN approvers USING (person_id) "
         "WHERE proposal_id = %s AND person_id = ANY(%s)",
         (plan.id, list(plan.proposal.signers)),
     ).fetchall()

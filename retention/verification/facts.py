@@ -50,7 +50,7 @@ SELECT subject, max(position) AS position
                             OR (type = 'del' AND detail ->> 'aggregation' = 'empty'))) AS every
  GROUP BY subject"""
 
-_TRIGGER_EVENTS = """
+TRIGGER_EVENTS = """
 SELECT (t.detail ->> 'trigger_event')::uuid AS trigger_event_id, t.subject AS subject_id, k.ordinal AS kind,
        t.at AS recorded_at, coalesce(t.person, t.agent) AS recorded_by, (t.detail ->> 'retracts')::uuid AS retracts,
        t.position
@@ -186,7 +186,7 @@ PROJECTIONS = (
         "trigger_events",
         ("trigger_event_id",),
         _columns("subject_id kind recorded_at recorded_by retracts"),
-        _TRIGGER_EVENTS,
+        TRIGGER_EVENTS,
         elsewhere={"effective": "the sealed line (sealed): a birth is a date, and no event has it"},
     ),
     Projection("current_triggers", ("subject_id",), ("dates",), _CURRENT),

@@ -2,8 +2,8 @@
 
 Rules of this module:
 - What must be there is what the catalog's rows say, which the events have been compared with before: content of
-  records and quarantined documents by the digest of their sealed bytes, and descriptor objects. The ledger's own
-  files are checked as an auditor would (`published`).
+  records and quarantined documents by the digest of their sealed bytes, descriptor objects, and schedules. The
+  ledger's own files are checked as an auditor would (`published`).
 - Missing, too long or too short is found by listing alone; another byte by reading. What is read is a share of the
   objects, those that were not read for longest first; all of them where nothing else is asked.
 - Two sorted listings are walked side by side; nothing is kept but what is under way.
@@ -29,9 +29,11 @@ _EXPECTED = sql.SQL("""
 SELECT key, sealed_bytes FROM ({documents}) AS d
 UNION ALL
 SELECT 'descriptors/' || descriptor_id, bytes FROM descriptors
+UNION ALL
+SELECT DISTINCT 'schedules/' || encode(digest, 'hex'), octet_length(document) FROM schedule_versions
  ORDER BY key
 """).format(documents=fixity.DOCUMENTS)
-_FOLDERS = ("descriptors", "quarantine", "records")
+_FOLDERS = ("descriptors", "quarantine", "records", "schedules")
 _AT_ONCE = 1_000
 
 

@@ -44,17 +44,26 @@ def tell_history(conn: Connection, damaged: Sequence[int]) -> None:
     """The events as rows, for the comparisons of this transaction: `history`."""
     conn.execute("DROP TABLE IF EXISTS pg_temp.history")
     conn.execute(
-        """CREATE TEMP TABLE history ON COMMIT DROP AS
+        """CREATE TEMP TABLE history (position bigint, type text, at timestamptz, success boolean, agent uuid,
+                                      person uuid, subjects uuid[], subject uuid, detail jsonb) ON COMMIT DROP"""
+    )
+    tell_more(conn, 0, damaged)
+    conn.execute("CREATE INDEX ON pg_temp.history (type)")
+    conn.execute("ANALYZE pg_temp.history")
+
+
+def tell_more(conn: Connection, since: int, damaged: Sequence[int] = ()) -> None:
+    """The events from that position on as rows too."""
+    conn.execute(
+        """INSERT INTO pg_temp.history
            SELECT e.position, e.type, (j ->> 'time')::timestamptz AS at, j ->> 'outcome' = 'success' AS success,
                   (j -> 'agent' ->> 'id')::uuid AS agent, (j -> 'agent' ->> 'for')::uuid AS person,
                   ARRAY(SELECT s::uuid FROM jsonb_array_elements_text(j -> 'subjects') AS s) AS subjects,
                   (j -> 'subjects' ->> 0)::uuid AS subject, j -> 'detail' AS detail
              FROM events e, LATERAL (SELECT convert_from(e.entry, 'UTF8')::jsonb) AS x (j)
-            WHERE e.position <> ALL (%s)""",
-        (list(damaged),),
+            WHERE e.position >= %s AND e.position <> ALL (%s)""",
+        (since, list(damaged)),
     )
-    conn.execute("CREATE INDEX ON pg_temp.history (type)")
-    conn.execute("ANALYZE pg_temp.history")
 
 
 def compare(conn: Connection, one: Projection) -> Iterator[Problem]:

@@ -1,0 +1,205 @@
+"""What a recovery has beside the history: the rows of a dump, where there is one, and what stands in the vault.
+
+Rules of this module:
+- Everything here is in temporary tables of the recovery's own transaction: it is material, and no catalog yet.
+- `dumped_<table>` has the columns of the table and none of its constraints. Without a dump it is empty.
+- What the vault holds is listed and read, never believed to be what a row says: descriptor objects with their lines,
+  documents by key and size, schedules by their digest.
+- A descriptor object that cannot be read is named, and stops no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
+from uuid import UUID
+
+from psycopg import sql
+
+from retention import descriptors, policy, schedule
+from retention.database import Connection
+from retention.disposition.plans import ONE_STAGE
+from retention.errors import Damaged, MunimentError
+from retention.history.offline import Problem
+from retention.seal import Safe
+from retention.vault.base import Stored, Vault
+from retention.verification.facts import TRIGGER_EVENTS
+
+# Taken from the ledger itself, or made anew: never from a dump.
+NOT_DUMPED = {
+    *("events", "event_subjects", "ledger_head", "ledger_checkpoints", "schema_migrations"),
+    *("descriptions", "descriptions_complete"),
+}
+_DESCRIPTORS, _SCHEDULES = "descriptors", "schedules"
+_DOCUMENTS = ("quarantine", "records")
+
+Teller = Callable[[int, int], None]
+
+
+def make(conn: Connection) -> None:
+    """Empty tables, until the transaction ends."""
+    rows = conn.execute(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    for (table,) in rows.fetchall():
+        if table not in NOT_DUMPED:
+            conn.execute(
+                sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT * FROM {} WITH NO DATA").format(
+                    sql.Identifier(f"dumped_{table}"), sql.Identifier("public", table)
+                )
+            )
+    conn.execute(
+        """CREATE TEMP TABLE stood_objects (descriptor_id uuid, sha256 bytea, bytes bigint, version text)
+               ON COMMIT DROP;
+           CREATE TEMP TABLE stood_lines (subject_id uuid, revision integer, descriptor_id uuid, byte_offset bigint,
+                                          byte_length bigint, sha256 bytea) ON COMMIT DROP;
+           CREATE TEMP TABLE stood_documents (key text COLLATE "C", size bigint) ON COMMIT DROP;
+           CREATE TEMP TABLE stood_schedules (digest bytea, document text, open_classes text[]) ON COMMIT DROP;
+           CREATE TEMP TABLE stage_names (name text, digest bytea) ON COMMIT DROP"""
+    )
+
+
+def look(conn: Connection, vault: Vault, threads: int, tell: Teller | None = None) -> list[Problem]:
+    """Read what the vault holds into the tables; what cannot be read is told."""
+    problems = [*_look_at_descriptors(conn, vault, threads, tell), *_look_at_schedules(conn, vault)]
+    with conn.cursor().copy("COPY stood_documents (key, size) FROM STDIN") as copy:
+        for folder in _DOCUMENTS:
+            for stored in vault.list(folder):
+                copy.write_row((stored.key, stored.size))
+    for table in ("stood_lines", "stood_documents"):
+        conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
+    return problems
+
+
+# ---------------------------------------------------------------- descriptor objects
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One descriptor object as it stands in the vault."""
+
+    id: UUID
+    version: str
+    content: bytes
+
+
+def _look_at_descriptors(conn: Connection, vault: Vault, threads: int, tell: Teller | None) -> Iterator[Problem]:
+    done = 0
+    for key, read in _in_parallel(vault, vault.list(_DESCRIPTORS), threads):
+        done += 1
+        try:
+            one = read.result()
+            lines = [*_lines(one)]
+        except (MunimentError, ValueError) as error:
+            yield Problem(f"vault {key}", str(error))
+            continue
+        conn.execute(
+            "INSERT INTO stood_objects VALUES (%s, %s, %s, %s)",
+            (one.id, sha256(one.content).digest(), len(one.content), one.version),
+        )
+        with conn.cursor().copy("COPY stood_lines FROM STDIN (FORMAT binary)") as copy:
+            copy.set_types(["uuid", "int4", "uuid", "int8", "int8", "bytea"])
+            for line in lines:
+                copy.write_row(line)
+        if tell:
+            tell(done, done)
+
+
+def _lines(one: _Read) -> Iterator[tuple[UUID, int, UUID, int, int, bytes]]:
+    at = len(descriptors.HEADER)
+    for subject, revision, line in descriptors.frames(one.content):
+        at += descriptors.FRAME.size
+        yield subject, revision, one.id, at, len(line), sha256(line).digest()
+        at += len(line)
+
+
+def _in_parallel(vault: Vault, listing: Iterator[Stored], threads: int) -> Iterator[tuple[str, Future[_Read]]]:
+    """Each object read, in order; as many under way as there are threads."""
+
+    def read(key: str) -> _Read:
+        version = vault.stat(key).version
+        with vault.open(key, version) as file:
+            return _Read(UUID(key.rpartition("/")[2]), version, file.read())
+
+    with ThreadPoolExecutor(threads, "recovery") as pool:
+        waiting: list[tuple[str, Future[_Read]]] = []
+        for stored in listing:
+            waiting.append((stored.key, pool.submit(read, stored.key)))
+            if len(waiting) >= threads:
+                yield waiting.pop(0)
+        yield from waiting
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def _look_at_schedules(conn: Connection, vault: Vault) -> Iterator[Problem]:
+    """Each as it was loaded, with what is made of it."""
+    for stored in vault.list(_SCHEDULES):
+        try:
+            with vault.open(stored.key) as file:
+                content = file.read()
+            digest = sha256(content).digest()
+            if digest.hex() != stored.key.rpartition("/")[2]:
+                raise Damaged(f"its bytes have SHA-256 {digest.hex()}.")
+            parsed = schedule.load(content.decode(), stored.key)
+        except (MunimentError, UnicodeDecodeError) as error:
+            yield Problem(f"vault {stored.key}", str(error))
+            continue
+        conn.execute(
+            "INSERT INTO stood_schedules VALUES (%s, %s, %s)",
+            (digest, content.decode(), policy.open_classes(parsed)),
+        )
+        names = {stage.name for known in parsed.classes for stage in (*known.review, *ONE_STAGE)}
+        conn.execute(
+            "INSERT INTO stage_names SELECT n, sha256(convert_to(n, 'UTF8')) FROM unnest(%s::text[]) AS n",
+            (sorted(names),),
+        )
+
+
+# ---------------------------------------------------------------- days that only sealed lines have
+
+
+def open_days(conn: Connection, vault: Vault, safe: Safe) -> list[Problem]:
+    """The days of events that the dump does not have and whose sealed lines open, as if it had them."""
+    problems = []
+    rows = conn.execute(
+        sql.SQL(
+            """SELECT l.descriptor_id, o.version, l.byte_offset, l.byte_length, t.trigger_event_id, k.bucket_id,
+                      k.wrapped
+                 FROM ({told}) AS t
+                 JOIN stood_lines l ON l.subject_id = t.trigger_event_id
+                 JOIN stood_objects o USING (descriptor_id)
+                 JOIN dumped_subject_keys k ON k.subject_id = t.subject_id
+                WHERE t.retracts IS NULL AND NOT EXISTS (
+                      SELECT FROM dumped_trigger_events d WHERE d.trigger_event_id = t.trigger_event_id)
+                ORDER BY l.descriptor_id"""
+        ).format(told=sql.SQL(TRIGGER_EVENTS))
+    ).fetchall()
+    content, present = b"", None
+    for descriptor, version, offset, length, event, bucket, wrapped in rows:
+        if present != descriptor:
+            with vault.open(f"{_DESCRIPTORS}/{descriptor}", version) as file:
+                content, present = file.read(), descriptor
+        try:
+            key = safe.bucket(bucket).unwrap(bytes(wrapped))
+            said = descriptors.decode(key.open(content[offset : offset + length]))[1].metadata["effective"]
+        except (MunimentError, KeyError) as error:
+            problems.append(Problem(f"table trigger_events, row {event}", f"its sealed line does not open: {error}"))
+            continue
+        conn.execute(
+            "INSERT INTO dumped_trigger_events (trigger_event_id, effective) VALUES (%s, %s)",
+            (event, date.fromisoformat(str(said))),
+        )
+    return problems
+
+
+def tables(conn: Connection) -> Sequence[str]:
+    """The tables that a dump has rows of."""
+    rows = conn.execute(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    return [row[0] for row in rows if row[0] not in NOT_DUMPED]
