@@ -34,6 +34,9 @@ WitnessesOption = Annotated[
     list[str] | None,
     typer.Option("--witness", metavar="VKEY", help="A witness's public key, as `ledger cosign` prints it."),
 ]
+KmsOption = Annotated[
+    str | None, typer.Option("--kms", metavar="KEY", help="A key of AWS KMS (id, ARN or alias), not a new file.")
+]
 AuthoritiesOption = Annotated[
     list[Path] | None,
     typer.Option("--authority", metavar="PEM", help="Root certificate of an authority that gives time stamps."),
@@ -47,28 +50,30 @@ AuthoritiesOption = Annotated[
 def ledger_init(
     context: typer.Context,
     origin: Annotated[str, typer.Option(metavar="NAME", help="The log's name for ever: records.example.org/ledger.")],
+    kms: KmsOption = None,
 ) -> None:
     """Make the key that signs the ledger. Give its public half (vkey) to the auditor."""
     from retention.history import keys
 
     with opened(context.obj) as archive:
-        made = keys.create(archive, origin, now())
+        made = keys.create(archive, origin, now(), kms)
         _answer_key(context, made, archive.settings.keys)
 
 
 @app.command("rotate")
-def ledger_rotate(context: typer.Context) -> None:
+def ledger_rotate(context: typer.Context, kms: KmsOption = None) -> None:
     """Make the next key; the present one hands over to it by an event that it signs."""
     from retention.history import keys
 
     with opened(context.obj) as archive:
-        made = keys.rotate(archive, now())
+        made = keys.rotate(archive, now(), kms)
         _answer_key(context, made, archive.settings.keys)
 
 
 def _answer_key(context: typer.Context, key: LogKey, folder: Path) -> None:
-    file = str(folder / key.kept_in.removeprefix("file:"))
-    value = {"number": key.number, "origin": key.origin, "vkey": key.verifier.vkey, "file": file}
+    kind, _, where = key.kept_in.partition(":")
+    value = {"number": key.number, "origin": key.origin, "vkey": key.verifier.vkey}
+    value |= {"kms": where} if kind == "kms" else {"file": str(folder / where)}
     answer(context.obj, value, lambda: table(["", ""], [[name, str(said)] for name, said in value.items()]))
 
 

@@ -2,8 +2,9 @@
 
 Rules of this module:
 - A log has one origin for ever, and at any time one key. `create` makes the first, `rotate` the next.
-- A private key is a file of mode 600 in the workspace's `keys` folder, in the form of C2SP signed notes. It is
-  durable before its public half is in the catalog: a key that is named there can sign.
+- A private key is a file of mode 600 in the workspace's `keys` folder, in the form of C2SP signed notes, or is in AWS
+  KMS and never here. It is durable, and has signed once, before its public half is in the catalog: a key that is named
+  there can sign.
 - A key is introduced by an event (PREMIS dsg). The event of every further key holds the signature of the key before
   it over a hand-over (`handover`), so that whoever trusts the first key can trust the last, by the ledger alone.
 - The private key is in no message, event, log or `repr`.
@@ -18,10 +19,10 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from retention import ledger
+from retention import kms, ledger
 from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound, Refused, UsageError
@@ -59,8 +60,10 @@ def current(conn: Connection) -> LogKey:
     return keys[-1]
 
 
-def create(archive: Archive, origin: str, now: datetime) -> LogKey:
-    """The first key of the log `origin`. Raises Refused if there is one, UsageError for what is no origin."""
+def create(archive: Archive, origin: str, now: datetime, kms_key: str | None = None) -> LogKey:
+    """The first key of the log `origin`; `kms_key`: that of this id in AWS KMS, not a new file.
+
+    Raises Refused if there is one, UsageError for what is no origin, and what `kms.signing_key` raises."""
     if not _ORIGIN.fullmatch(origin) or len(origin) > 255:
         raise UsageError(
             f"origin {origin[:80]!r}: expected a name of your own like a host with a path, records.example.org/ledger, "
@@ -73,20 +76,28 @@ def create(archive: Archive, origin: str, now: datetime) -> LogKey:
                 f"refusing to make a first key: the ledger {keys[0].origin} has one, {keys[-1].verifier}. "
                 "To take another: `muniment ledger rotate`."
             )
-        return _introduce(conn, archive, origin, (), now)
+        return _introduce(conn, archive, origin, (), now, kms_key)
 
 
-def rotate(archive: Archive, now: datetime) -> LogKey:
+def rotate(archive: Archive, now: datetime, kms_key: str | None = None) -> LogKey:
     """The next key; the one before it hands over. Raises NotFound before `create` and without the present key."""
     with transaction(archive.connections) as conn:
         _lock(conn)
+        keys = all_keys(conn)
         present = current(conn)
-        return _introduce(conn, archive, present.origin, (present,), now)
+        return _introduce(conn, archive, present.origin, keys, now, kms_key)
 
 
 def signer(archive: Archive, key: LogKey) -> Signer:
-    """The private half. Raises NotFound if its file is gone, Damaged if it is another."""
-    path = _path(archive.settings.keys, key.kept_in)
+    """The private half. Raises NotFound if its file is gone, Damaged if it is another; KMS is asked when it signs."""
+    kind, _, where = key.kept_in.partition(":")
+    if kind == "kms":
+        return Signer(key.verifier, partial(kms.sign, where))
+    path = archive.settings.keys / where
+    if kind != "file" or os.sep in where:
+        raise UsageError(
+            f"the ledger's key is kept in {key.kept_in!r}; expected a file in {path.parent}, or kms: and its ARN."
+        )
     try:
         text = path.read_text("ascii").strip()
     except FileNotFoundError:
@@ -102,17 +113,19 @@ def signer(archive: Archive, key: LogKey) -> Signer:
     return found
 
 
-def _introduce(conn: Connection, archive: Archive, origin: str, before: Sequence[LogKey], now: datetime) -> LogKey:
-    seed = secrets.token_bytes(32)
-    private = note.skey(origin, ED25519, seed)
-    verifier = note.parse_skey(private).verifier
-    name = f"ledger-{verifier.key_id.hex()}.key"
-    write_private(archive.settings.keys / name, f"{private}\n".encode())
+def _introduce(
+    conn: Connection, archive: Archive, origin: str, before: Sequence[LogKey], now: datetime, kms_key: str | None
+) -> LogKey:
+    """The key after those before it, of which the last hands over."""
+    verifier, kept_in = _in_kms(origin, kms_key) if kms_key else _in_file(archive, origin)
+    key = LogKey(before[-1].number + 1 if before else 1, origin, verifier, kept_in)
+    if used := [old for old in before if old.verifier == verifier]:
+        raise Refused(f"refusing to take {kept_in} again: it is key {used[0].number} of this log. Make another.")
+    note.sign(f"{origin}\nnew key {verifier}\n", signer(archive, key))  # no checkpoint: it has two lines
     detail: dict[str, Any] = {"what": INTRODUCED, "vkey": verifier.vkey}
-    for old in before:
+    for old in before[-1:]:
         signed = note.sign(handover(origin, old.verifier, verifier), signer(archive, old))
         detail |= {"before": old.verifier.vkey, "signed": b64encode(signed.value).decode()}
-    key = LogKey(before[-1].number + 1 if before else 1, origin, verifier, f"file:{name}")
     conn.execute(
         "INSERT INTO ledger_keys (number, origin, vkey, kept_in, recorded_at) VALUES (%s, %s, %s, %s, %s)",
         (key.number, origin, verifier.vkey, key.kept_in, now),
@@ -121,11 +134,17 @@ def _introduce(conn: Connection, archive: Archive, origin: str, before: Sequence
     return key
 
 
-def _path(folder: Path, kept_in: str) -> Path:
-    kind, _, name = kept_in.partition(":")
-    if kind != "file" or os.sep in name:
-        raise UsageError(f"the ledger's key is kept in {kept_in!r}; expected a file in {folder}.")
-    return folder / name
+def _in_file(archive: Archive, origin: str) -> tuple[Verifier, str]:
+    private = note.skey(origin, ED25519, secrets.token_bytes(32))
+    verifier = note.parse_skey(private).verifier
+    name = f"ledger-{verifier.key_id.hex()}.key"
+    write_private(archive.settings.keys / name, f"{private}\n".encode())
+    return verifier, f"file:{name}"
+
+
+def _in_kms(origin: str, kms_key: str) -> tuple[Verifier, str]:
+    found = kms.signing_key(kms_key)
+    return Verifier(origin, ED25519, found.public), f"kms:{found.arn}"
 
 
 def _lock(conn: Connection) -> None:
