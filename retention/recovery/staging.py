@@ -20,6 +20,7 @@ from uuid import UUID
 from psycopg import sql
 
 from retention import descriptors, policy, schedule
+from retention.backup.points import NOT_DUMPED
 from retention.database import Connection
 from retention.disposition.plans import ONE_STAGE
 from retention.errors import Damaged, MunimentError
@@ -28,11 +29,6 @@ from retention.seal import Safe
 from retention.vault.base import Stored, Vault
 from retention.verification.facts import TRIGGER_EVENTS
 
-# Taken from the ledger itself, or made anew: never from a dump.
-NOT_DUMPED = {
-    *("events", "event_subjects", "ledger_head", "ledger_checkpoints", "schema_migrations"),
-    *("descriptions", "descriptions_complete"),
-}
 _DESCRIPTORS, _SCHEDULES = "descriptors", "schedules"
 _DOCUMENTS = ("quarantine", "records")
 

@@ -20,8 +20,8 @@ from datetime import date, datetime, timedelta
 from psycopg import sql
 
 from retention import triggers
+from retention.backup.points import NOT_DUMPED
 from retention.database import Connection
-from retention.recovery.staging import NOT_DUMPED
 from retention.requests.answers import day_code
 from retention.seal import Safe
 from retention.verification.facts import ANSWERED
