@@ -19,6 +19,13 @@ def without_checks(conn: Connection) -> None:
     for table, constraint in checks:
         drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}")
         conn.execute(drop.format(sql.Identifier(table), sql.Identifier(constraint)))
+    unique = conn.execute(
+        "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        "WHERE i.indisunique AND c.relnamespace = 'public'::regnamespace "
+        "AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)"
+    ).fetchall()
+    for (index,) in unique:
+        conn.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(index)))
     identities = conn.execute(
         "SELECT attrelid::regclass::text, attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
         "WHERE c.relnamespace = 'public'::regnamespace AND a.attidentity <> ''"

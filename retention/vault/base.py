@@ -3,6 +3,8 @@
 Rules of every vault (tests/conformance/ holds each of them over every backend):
 - `put` is once: the same bytes under the same key again is fine and changes nothing; other bytes under a
   taken key are refused, and what stood there stands.
+- `put_many` is `put` of many objects, made durable together: when it returns, each is there whole or is not there.
+  What it does not do in a folder is reading back: the digest is that of the bytes that were handed to the disk.
 - `replace` is for the one object that is not for ever, the newest checkpoint of the ledger. Whoever reads meanwhile
   gets the former object or the new one, whole.
 - `put` returns only after the stored object was read back and its bytes, digest and (where a lock was
@@ -23,7 +25,7 @@ Errors: `Refused` (lock, hold, other bytes), `NotFound`, `Damaged` (bytes are no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -127,6 +129,16 @@ def refuse_if_kept(seen: Stored, now: datetime) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An object to be put: `open` gives its bytes, which are read once."""
+
+    key: str
+    open: Callable[[], BinaryIO]
+    sha256: bytes
+    size: int
+
+
 class Vault(Protocol):
     """A backend, safe for use by many threads. `now` in checks of locks is the vault's own clock."""
 
@@ -137,6 +149,12 @@ class Vault(Protocol):
 
         Raises Damaged, with nothing stored, if the content is not what `sha256` and `size` say. Give the lock the
         mode that policy will want later: stores refuse to turn a governance lock into a compliance lock."""
+        ...
+
+    def put_many(self, objects: Sequence[Given], threads: int) -> Sequence[Stored | MunimentError]:
+        """Put each; for each what stands there, or why it does not: Damaged, NotFound of its source, Refused.
+
+        Raises what concerns all of them, a disk that is full or a store that is away; what was put stays."""
         ...
 
     def replace(self, key: str, content: bytes) -> Stored:

@@ -4,8 +4,9 @@ Rules of this module:
 - Keys are paths below the root, so that the folder is of use without Muniment (the ledger in it can be read
   by any transparency-log client). Locks and holds stand beside, in `.locks/<key>`, one JSON object each.
 - A put writes a new file `.put-…` in the same directory, fsyncs it, reads it back, links it to its name (a
-  link never replaces, so of two writers one wins) and fsyncs the directory. No batch mode: call it from
-  several threads, whose fsyncs the file system then joins.
+  link never replaces, so of two writers one wins) and fsyncs the directory. `put_many` writes all, has the file
+  system write everything down (syncfs), gives them their names, and has it do so once more: a name never stands for
+  bytes that a loss of power can take.
 - No symbolic link below the root is followed: every directory is opened relative to its parent, O_NOFOLLOW.
 - Files are read-only. A sidecar that cannot be read means locked.
 - Locks here are *advisory*: this code keeps them, and whoever can write to the folder need not. Therefore
@@ -16,6 +17,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -25,7 +27,8 @@ import os
 import secrets
 import stat as stat_bits
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +36,7 @@ from urllib.parse import unquote, urlsplit
 
 from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
 from retention.vault.base import (
+    Given,
     Lock,
     LockMode,
     Stored,
@@ -47,6 +51,7 @@ CHUNK = 1024 * 1024
 LOCKS = ".locks"  # no key begins with a dot
 UNFINISHED = ".put-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
@@ -78,15 +83,58 @@ class LocalVault:
         wanted = storable(lock) if lock else None
         found = self._link(key, content, sha256, size)
         if found != sha256:
-            raise Refused(
-                f"refusing to put {key}: other bytes stand there (sha256 {found.hex()}, given {sha256.hex()})"
-            )
+            raise _taken(key, found, sha256)
         if wanted is not None:
             with self._locks_held():
                 state = self._state(key)
                 longest = max(wanted.until, state[0].until) if state[0] else wanted.until
                 self._extend(key, Lock(wanted.mode, longest), state)
         return self._stored(key, sha256)
+
+    def put_many(self, objects: Sequence[Given], threads: int) -> Sequence[Stored | MunimentError]:
+        with ThreadPoolExecutor(threads, "vault") as pool, self._directory(()) as root:
+            written = list(pool.map(self._written, objects))
+            _sync(root)
+            found = list(pool.map(self._named, objects, written))
+            _sync(root)
+        return found
+
+    def _written(self, one: Given) -> str | MunimentError:
+        """The name that its bytes have for now, not yet durable."""
+        unfinished = f"{UNFINISHED}{secrets.token_hex(8)}"
+        try:
+            with (
+                _plainly("put", one.key),
+                self._parent(one.key, make=True, durable=False) as (directory, _),
+                closing(one.open()) as source,
+            ):
+                try:
+                    _copy(directory, unfinished, one.key, source, sha256=one.sha256, size=one.size)
+                except BaseException:
+                    with suppress(FileNotFoundError):
+                        os.unlink(unfinished, dir_fd=directory)
+                    raise
+        except (Damaged, NotFound, Refused) as error:
+            return error
+        return unfinished
+
+    def _named(self, one: Given, unfinished: str | MunimentError) -> Stored | MunimentError:
+        if isinstance(unfinished, MunimentError):
+            return unfinished
+        try:
+            with _plainly("put", one.key), self._parent(one.key) as (directory, name):
+                try:
+                    os.link(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+                except FileExistsError:
+                    found = _digest(directory, name)
+                    if found != one.sha256:
+                        return _taken(one.key, found, one.sha256)
+                finally:
+                    os.unlink(unfinished, dir_fd=directory)
+                facts = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except NotFound as error:  # an erase removed the directory at this moment
+            return error
+        return Stored(one.key, facts.st_size, "", one.sha256, None, False, _when(facts))
 
     def replace(self, key: str, content: bytes) -> Stored:
         digest, unfinished = hashlib.sha256(content).digest(), f"{UNFINISHED}{secrets.token_hex(8)}"
@@ -210,14 +258,14 @@ class LocalVault:
         return Stored(key, facts.st_size, "", sha256, lock, hold, _when(facts))
 
     @contextmanager
-    def _parent(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    def _parent(self, key: str, *, make: bool = False, durable: bool = True) -> Iterator[tuple[int, str]]:
         """The open directory of `key` and the name in it. FileNotFoundError unless `make`."""
         *parts, name = check_key(key).split("/")
-        with self._directory(tuple(parts), make=make) as directory:
+        with self._directory(tuple(parts), make=make, durable=durable) as directory:
             yield directory, name
 
     @contextmanager
-    def _directory(self, parts: tuple[str, ...], *, make: bool = False) -> Iterator[int]:
+    def _directory(self, parts: tuple[str, ...], *, make: bool = False, durable: bool = True) -> Iterator[int]:
         try:
             fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -225,7 +273,7 @@ class LocalVault:
         try:
             for part in parts:
                 parent = fd
-                fd = _enter(parent, part, make=make)
+                fd = _enter(parent, part, make=make, durable=durable)
                 os.close(parent)
             yield fd
         finally:
@@ -302,23 +350,50 @@ def _write(directory: int, name: str, key: str, content: bytes | BinaryIO, *, sh
     """A durable, verified, read-only file; Damaged if it is not `sha256` and `size`. The caller removes it."""
     source = io.BytesIO(content) if isinstance(content, bytes) else content
     source.seek(0)
+    _copy(directory, name, key, source, sha256=sha256, size=size, durable=True)
+    found = _digest(directory, name)
+    if found != sha256:
+        raise Damaged(f"{key}: written and read back as {found.hex()} instead of {sha256.hex()}; check the disk")
+
+
+def _copy(
+    directory: int, name: str, key: str, source: BinaryIO, *, sha256: bytes, size: int, durable: bool = False
+) -> None:
+    """A read-only file of what is left of `source`; Damaged if it is not `sha256` and `size`."""
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o440, dir_fd=directory)
-    with os.fdopen(fd, "wb") as target:
+    with os.fdopen(fd, "wb", buffering=0) as target:
         given, length = hashlib.sha256(), 0
         while chunk := source.read(CHUNK):
             given.update(chunk)
             length += len(chunk)
-            target.write(chunk)
+            _write_all(target, chunk)
         if given.digest() != sha256 or length != size:
             raise Damaged(
                 f"{key}: the bytes given are not the announced ones: expected {size} bytes of sha256 {sha256.hex()},"
                 f" found {length} of {given.hexdigest()}; nothing was stored"
             )
-        target.flush()
-        os.fsync(fd)
-    found = _digest(directory, name)
-    if found != sha256:
-        raise Damaged(f"{key}: written and read back as {found.hex()} instead of {sha256.hex()}; check the disk")
+        if durable:
+            os.fsync(fd)
+
+
+def _write_all(target: io.FileIO, chunk: bytes) -> None:
+    """All of it, whatever the system takes at a time."""
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[target.write(rest) :]
+
+
+def _sync(directory: int) -> None:
+    """Have the file system of an open directory write everything down (Linux: syncfs; elsewhere: sync)."""
+    if not hasattr(_LIBC, "syncfs"):
+        os.sync()
+    elif _LIBC.syncfs(directory):
+        error = ctypes.get_errno()
+        raise _meaning(OSError(error, os.strerror(error)), "cannot write down what was put")
+
+
+def _taken(key: str, found: bytes, given: bytes) -> Refused:
+    return Refused(f"refusing to put {key}: other bytes stand there (sha256 {found.hex()}, given {given.hex()})")
 
 
 def _digest(directory: int, name: str) -> bytes:
@@ -336,7 +411,7 @@ def _open_object(directory: int, name: str, key: str, version: str) -> int:
     raise FileNotFoundError(errno.ENOENT, "a directory, not an object", name)
 
 
-def _enter(parent: int, part: str, *, make: bool) -> int:
+def _enter(parent: int, part: str, *, make: bool, durable: bool = True) -> int:
     try:
         return os.open(part, _DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
@@ -344,7 +419,8 @@ def _enter(parent: int, part: str, *, make: bool) -> int:
             raise
     with suppress(FileExistsError):
         os.mkdir(part, 0o700, dir_fd=parent)
-    os.fsync(parent)
+    if durable:
+        os.fsync(parent)
     return os.open(part, _DIRECTORY, dir_fd=parent)
 
 

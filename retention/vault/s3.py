@@ -19,18 +19,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
 from retention.vault.base import (
+    Given,
     Lock,
     LockMode,
     Stored,
@@ -136,6 +140,21 @@ class S3Vault:
         if self._conditional is None and size <= LEARN_UP_TO and self._has_versions():
             self._learn(key, given)
         return seen
+
+    def put_many(self, objects: Sequence[Given], threads: int) -> Sequence[Stored | MunimentError]:
+        def put(one: Given) -> Stored | MunimentError:
+            try:
+                with closing(one.open()) as source:
+                    if one.size <= SINGLE:
+                        return self.put(one.key, source.read(), sha256=one.sha256, size=one.size)
+                    with TemporaryFile() as file:  # it is read more than once
+                        shutil.copyfileobj(source, file, CHUNK)
+                        return self.put(one.key, file, sha256=one.sha256, size=one.size)
+            except (Damaged, NotFound, Refused) as error:
+                return error
+
+        with ThreadPoolExecutor(threads, "vault") as pool:
+            return list(pool.map(put, objects))
 
     def replace(self, key: str, content: bytes) -> Stored:
         target, digest = self._at(key), hashlib.sha256(content).digest()
