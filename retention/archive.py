@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -40,6 +40,7 @@ class Archive:
     vault: Vault
     safe: Safe
     agent: Agent
+    seconds: Mapping[str, Vault] = field(default_factory=dict)  # the second vaults, by name; not looked at yet
 
 
 @contextmanager
@@ -64,7 +65,11 @@ def open_archive(settings: Settings, now: datetime) -> Iterator[Archive]:
             vault.check()
             person = pseudonym(conn, safe, AgentKind.PERSON, settings.agent, now)
             software = pseudonym(conn, safe, AgentKind.SOFTWARE, SOFTWARE, now)
-        yield Archive(settings, connections, vault, safe, Agent(software, person, VERSION))
+        seconds = {
+            one.name: open_vault(one.url, access_key=one.access_key, secret_key=one.secret_key)
+            for one in settings.backups
+        }
+        yield Archive(settings, connections, vault, safe, Agent(software, person, VERSION), seconds)
     finally:
         connections.close()
 

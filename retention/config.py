@@ -5,6 +5,8 @@ Rules of this module:
   secret is ever in a file that is not mode 600, in an argument list, or in `repr`.
 - `MUNIMENT_DATABASE_URL` and `MUNIMENT_VAULT_URL` point at external services; without them the embedded ones
   of the workspace are used. Nothing else changes between the two.
+- `MUNIMENT_BACKUPS` names the second vaults (`name=url`, several with spaces between them), where recovery points go;
+  their credentials are variables of their own.
 - `MUNIMENT_DATABASE_URL` is the application's role. `MUNIMENT_DATABASE_OWNER_URL` is the owner's, for migrations
   alone: it is wanted where one is still to be done, and nowhere else.
 """
@@ -22,6 +24,16 @@ VERSION = "0.1.0"
 
 
 @dataclass(frozen=True, slots=True)
+class BackupVault:
+    """A second vault: another disk, bucket, region or account."""
+
+    name: str
+    url: str
+    access_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What one process works with. URLs that may carry a password are kept out of `repr`."""
 
@@ -32,6 +44,7 @@ class Settings:
     vault_secret_key: str | None = field(default=None, repr=False)
     agent: str = "muniment"
     database_owner_url: str | None = field(default=None, repr=False)  # for migrations alone
+    backups: tuple[BackupVault, ...] = ()
     vault_threads: int = 8  # parallel puts; the object store, not the CPU, is waited for
     batch_documents: int = 500
     batch_bytes: int = 256 * 1024 * 1024
@@ -87,6 +100,30 @@ def owner(environ: Mapping[str, str]) -> str | None:
             "Correct it, or unset it: it is wanted for migrations alone."
         )
     return found
+
+
+def backups(environ: Mapping[str, str]) -> tuple[BackupVault, ...]:
+    """The second vaults, checked, in the order of their names. Raises UsageError in words without any of their URLs:
+    what lost its way may be a secret."""
+    found: dict[str, BackupVault] = {}
+    for number, given in enumerate((environ.get("MUNIMENT_BACKUPS") or "").split(), 1):
+        name, _, url = given.partition("=")
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name) or _scheme(url) not in ("s3", "file"):
+            raise UsageError(
+                f"MUNIMENT_BACKUPS, part {number}: expected name=file:///folder or name=s3://bucket/prefix, the name "
+                "of a-z 0-9 - (the schedule file uses it), found something else. Correct it."
+            )
+        if name in found:
+            raise UsageError(f"MUNIMENT_BACKUPS: expected each name once, found {name} twice. Name the vaults apart.")
+        variable = f"MUNIMENT_BACKUP_{name.upper().replace('-', '_')}"
+        access, secret = environ.get(f"{variable}_ACCESS_KEY_ID"), environ.get(f"{variable}_SECRET_ACCESS_KEY")
+        if bool(access) != bool(secret):
+            raise UsageError(
+                f"{variable}_ACCESS_KEY_ID and {variable}_SECRET_ACCESS_KEY: expected both or none, found one. Without "
+                "them boto3 looks where it does elsewhere."
+            )
+        found[name] = BackupVault(name, url, access or None, secret or None)
+    return tuple(found[name] for name in sorted(found))
 
 
 def _scheme(url: str) -> str:

@@ -23,7 +23,7 @@ from uuid import UUID
 
 import typer
 
-from retention.config import Settings, external, integer, owner
+from retention.config import Settings, backups, external, integer, owner
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def settings(chosen: Options) -> Settings:
         vault_access_key=access,
         vault_secret_key=secret,
         agent=chosen.agent,
+        backups=backups(os.environ),
         vault_threads=threads,
         batch_documents=documents,
     )
