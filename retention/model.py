@@ -76,6 +76,7 @@ class RecordState(IntEnum):
     DESTROYING = 2
     DESTROYED = 3
     TRANSFERRED = 4
+    LOST = 5  # its content or its key was in no copy when the archive was restored
 
 
 class AgentKind(StrEnum):

@@ -152,6 +152,10 @@ class Safe:
         self._read()
         return [self._buckets[one] for one in sorted(self._buckets)]
 
+    def buckets_of(self, copy: bytes, what: str) -> dict[UUID, Bucket]:
+        """What a copy of the safe had when it was made. Raises Damaged for that of another root."""
+        return _opened(copy, self.root, what)[1]
+
     def place(self, source: str, place: str) -> bytes:
         """The pseudonym of a place in a source, for "already known"."""
         return self._hmac(b"place", source, place)
@@ -247,15 +251,19 @@ def _read_root(path: Path) -> pyrage.x25519.Identity:
 
 def _read_safe(folder: Path, root: pyrage.x25519.Identity) -> tuple[bytes, dict[UUID, Bucket]]:
     path = folder / "safe.age"
+    return _opened(path.read_bytes(), root, str(path))
+
+
+def _opened(content: bytes, root: pyrage.x25519.Identity, what: str) -> tuple[bytes, dict[UUID, Bucket]]:
     try:
-        opened = json.loads(pyrage.decrypt(path.read_bytes(), [root]))
+        opened = json.loads(pyrage.decrypt(content, [root]))
     except (pyrage.DecryptError, ValueError) as error:
         raise Damaged(
-            f"key safe {path} does not open with {folder / 'root.key'} ({error}). "
+            f"key safe {what} does not open with the root key, root.key ({error}). "
             "They do not belong together, or one is damaged: restore both from the same backup."
         ) from None
     if opened["format"] != 1:
-        raise UsageError(f"key safe {path}: expected format 1, found {opened['format']}. Install that version.")
+        raise UsageError(f"key safe {what}: expected format 1, found {opened['format']}. Install that version.")
     buckets = {
         UUID(b["id"]): Bucket(
             UUID(b["id"]),

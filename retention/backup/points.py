@@ -34,13 +34,13 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import islice
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg import sql
@@ -67,18 +67,23 @@ NOT_DUMPED = frozenset(
 _CUT, _LONGEST = 4_096, 10_000  # lines of a page: about, at most
 _WAITING = 32  # pages that wait to be put
 
-# Every object that the catalog says is in the vault, by key: bytes and digest of what stands there.
-OBJECTS = """
+# Every object that the catalog says is in the vault, by key: bytes and digest of what stands there. `left_out`: classes
+# whose content is not for this vault; `only`: those that are asked for, all if NULL.
+OBJECTS: LiteralString = """
 SELECT key COLLATE "C" AS key, version, bytes, sha256 FROM (
     SELECT 'records/' || record_id || '/' || encode(sealed_sha256, 'hex') AS key, version, sealed_bytes AS bytes,
-           sealed_sha256 AS sha256 FROM contents
+           sealed_sha256 AS sha256
+      FROM contents JOIN records USING (record_id) JOIN classes USING (class_key)
+     WHERE class_id <> ALL (%(left_out)s::text[])
+       AND (%(only)s::text[] IS NULL OR class_id = ANY (%(only)s::text[]))
     UNION ALL
     SELECT 'quarantine/' || quarantine_id, version, sealed_bytes, sealed_sha256 FROM quarantine
-     WHERE key_destroyed_at IS NULL
+     WHERE key_destroyed_at IS NULL AND %(only)s::text[] IS NULL
     UNION ALL
-    SELECT 'descriptors/' || descriptor_id, version, bytes, sha256 FROM descriptors
+    SELECT 'descriptors/' || descriptor_id, version, bytes, sha256 FROM descriptors WHERE %(only)s::text[] IS NULL
     UNION ALL
     SELECT DISTINCT 'schedules/' || encode(digest, 'hex'), '', octet_length(document), digest FROM schedule_versions
+     WHERE %(only)s::text[] IS NULL
 ) AS every
 """
 
@@ -151,21 +156,24 @@ def write(
     signer: Signer,
     now: datetime,
     threads: int = 8,
+    left_out: Sequence[str] = (),
 ) -> Written:
     """Store one point of what the snapshot of `conn` sees. `head`: origin, size and root of the ledger in it, published
-    in the second vault; `safe`: the key of the copy of the key safe there.
+    in the second vault; `safe`: the key of the copy of the key safe there; `left_out`: classes of which the vault has
+    no content.
 
     Raises ServiceUnavailable or Damaged: then there is no point, and the same is run again."""
     point_id = new_id(now)
     there = {stored.key.rpartition("/")[2] for stored in second.list(PAGES)}
     made = _Pages(second, there, threads)
-    tables = tuple(_dump(conn, made, table) for table in _tables(conn))
-    objects = tuple(made.store(_pages(_object_lines(conn))))
+    dumped = tuple(_dump(conn, made, table) for table in tables(conn))
+    of = {"left_out": list(left_out), "only": None}
+    objects = tuple(made.store(_pages(_object_lines(conn, of))))
     count, size = conn.execute(
-        sql.SQL("SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM ({}) AS o").format(sql.SQL(OBJECTS))
+        sql.SQL("SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM ({}) AS o").format(sql.SQL(OBJECTS)), of
     ).fetchone() or (0, 0)
     migrations = tuple((number, sha256(text.encode()).hexdigest()) for number, _, text in database.migrations())
-    index = Index(migrations, tables, objects, count, size, safe)
+    index = Index(migrations, dumped, objects, count, size, safe)
     (page,) = made.store([(_packed(json.dumps(asdict(index), sort_keys=True).encode()), 1)])
     origin, at, root = head
     point = Point(point_id, now, origin, at, root, page.sha256, index)
@@ -181,7 +189,8 @@ def _text(point: Point) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _tables(conn: Connection) -> list[str]:
+def tables(conn: Connection) -> list[str]:
+    """Those that a point has the rows of."""
     rows = conn.execute(
         "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
     )
@@ -227,10 +236,10 @@ def _dump(conn: Connection, made: _Pages, table: str) -> Table:
     return Table(table, tuple(order), tuple(made.store(_pages(lines()))))
 
 
-def _object_lines(conn: Connection) -> Iterator[tuple[bytes, bytes]]:
+def _object_lines(conn: Connection, of: Mapping[str, Any]) -> Iterator[tuple[bytes, bytes]]:
     with conn.cursor(name="objects") as cursor:
         cursor.itersize = _LONGEST
-        cursor.execute(sql.SQL("SELECT key, bytes, sha256 FROM ({}) AS o ORDER BY key").format(sql.SQL(OBJECTS)))
+        cursor.execute(sql.SQL("SELECT key, bytes, sha256 FROM ({}) AS o ORDER BY key").format(sql.SQL(OBJECTS)), of)
         for key, size, digest in cursor:
             yield key.encode(), f"{key}\t{size}\t{bytes(digest).hex()}\n".encode()
 
@@ -320,13 +329,13 @@ def read(vault: Vault, point_id: UUID, verifiers: Sequence[Verifier]) -> Point:
 
 def _index(content: bytes) -> Index:
     found: dict[str, Any] = json.loads(content)
-    tables = tuple(
+    rows = tuple(
         Table(one["name"], tuple(one["columns"]), tuple(Page(**page) for page in one["pages"]))
         for one in found["tables"]
     )
     objects = tuple(Page(**page) for page in found["objects"])
     migrations = tuple((number, digest) for number, digest in found["migrations"])
-    return Index(migrations, tables, objects, found["count"], found["bytes"], found["safe"])
+    return Index(migrations, rows, objects, found["count"], found["bytes"], found["safe"])
 
 
 def unpacked(vault: Vault, digest: str) -> bytes:

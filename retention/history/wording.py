@@ -83,6 +83,7 @@ _ANSWERS = {
     "erasing": "it is being erased",
     "erased": "erased",
     "transferred": "transferred to another archive before",
+    "lost": "it is lost: it was in no copy when the archive was restored",
     "included": "included in the copy",
     "unreadable": "not included in the copy",
     "check": "to be checked by a person",
@@ -277,6 +278,11 @@ def _released(d: Detail, known: Known) -> Words:
     )
 
 
+def _joined(d: Detail, _: Known) -> Words:
+    said = "became a part of" if d["joined"] else "was let go from"
+    return Words(f"second vault {d['backup_vault']} {said} this archive")
+
+
 def _opened(d: Detail, known: Known) -> Words:
     said = "opened to" if d["open"] else "closed again to"
     return Words(f"{known.of_class(d['class'])} was {said} the auditor “{known.name(d['auditor'])}”")
@@ -396,7 +402,38 @@ SHAPES = (
     Shape(
         "fix", "damaged", "its bytes were read in the vault again, and were not those that were captured", failed=True
     ),
+    Shape(
+        *("rec", "restored point records lost documents"),
+        "the archive was restored from recovery point {point}, and brought to {restored} events",
+    ),
+    Shape("rec", "versions", "its sealed bytes were copied to the vault of the restored archive"),
+    Shape(
+        "rec", "lost", "it is lost | its content or its key was in no copy when the archive was restored", failed=True
+    ),
+    Shape("rec", "table unrecovered", "what the catalog said beside the history was in no copy", failed=True),
     Shape("poa", "locks_compared differ", "locks and legal holds were compared with the vault, and were as wanted"),
+    Shape("poa", "backup_vault joined", _joined),
+    Shape(
+        *("rep", "backup_vault point taken size objects bytes copied problems"),
+        "recovery point {point} was taken in {backup_vault}: {objects} objects, {copied} of them copied now",
+    ),
+    Shape(
+        "rep",
+        "backup_vault point taken size objects bytes copied problems",
+        "recovery point {point} was taken in {backup_vault} | {problems} objects could not be copied",
+        failed=True,
+    ),
+    Shape("fix", "backup_vault whole broken objects read problems", "the recovery points in {backup_vault} were whole"),
+    Shape(
+        "fix",
+        "backup_vault whole broken objects read problems",
+        "recovery points in {backup_vault} were missing something, or changed | {problems} problems",
+        failed=True,
+    ),
+    Shape(
+        *("poa", "backup_vault pruned objects pages safes"),
+        "recovery points in {backup_vault} that the schedule does not keep were taken away, with {objects} objects",
+    ),
     Shape("poa", "locks_compared differ", "its lock or legal hold was not as wanted in the vault", failed=True),
     Shape("dig", "verified root tables problems", "the archive was checked against its history, and was whole"),
     Shape("dig", "verified root tables problems", "the archive was not as its history says", failed=True),

@@ -82,7 +82,7 @@ def sources(archive: Archive, chunk: Sequence[UUID]) -> tuple[list[Source], dict
     for state, record_id, class_id, labels, received, document_date, aggregation, parent, *stored in rows:
         key = keys.get(record_id)
         missing = [what for what, at in (("content", 0), ("description", 3)) if stored[at] is None]
-        if state in (RecordState.DESTROYED, RecordState.TRANSFERRED):
+        if state in (RecordState.DESTROYED, RecordState.TRANSFERRED, RecordState.LOST):
             told = f"record {record_id}: not kept any more, it is {RecordState(state).name.lower()}"
             reasons[record_id] = Finding("RECORD-NOT-KEPT", told, record_id)
         elif isinstance(key, Finding):

@@ -14,5 +14,6 @@ Rules of this package (requirements: storage, *Backup and disaster recovery*):
 from __future__ import annotations
 
 from retention.recovery.rebuilding import Rebuilt, rebuild
+from retention.recovery.restoring import Restored, restore
 
-__all__ = ["Rebuilt", "rebuild"]
+__all__ = ["Rebuilt", "Restored", "rebuild", "restore"]

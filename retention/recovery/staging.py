@@ -10,7 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -20,7 +20,8 @@ from uuid import UUID
 from psycopg import sql
 
 from retention import descriptors, policy, schedule
-from retention.backup.points import NOT_DUMPED
+from retention.backup import points
+from retention.backup.points import NOT_DUMPED, Point
 from retention.database import Connection
 from retention.disposition.plans import ONE_STAGE
 from retention.errors import Damaged, MunimentError
@@ -56,6 +57,17 @@ def make(conn: Connection) -> None:
            CREATE TEMP TABLE stood_schedules (digest bytea, document text, open_classes text[]) ON COMMIT DROP;
            CREATE TEMP TABLE stage_names (name text, digest bytea) ON COMMIT DROP"""
     )
+
+
+def load(conn: Connection, vault: Vault, point: Point) -> None:
+    """The rows of a recovery point. Raises NotFound or Damaged for a page that is not what was signed."""
+    for table in point.index.tables:
+        columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+        into = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(f"dumped_{table.name}"), columns)
+        with conn.cursor().copy(into) as copy:
+            for page in table.pages:
+                copy.write(points.unpacked(vault, page.sha256))
+        conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(f"dumped_{table.name}")))
 
 
 def look(conn: Connection, vault: Vault, threads: int, tell: Teller | None = None) -> list[Problem]:
@@ -191,11 +203,3 @@ def open_days(conn: Connection, vault: Vault, safe: Safe) -> list[Problem]:
             (event, date.fromisoformat(str(said))),
         )
     return problems
-
-
-def tables(conn: Connection) -> Sequence[str]:
-    """The tables that a dump has rows of."""
-    rows = conn.execute(
-        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
-    )
-    return [row[0] for row in rows if row[0] not in NOT_DUMPED]

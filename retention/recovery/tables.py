@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
+from uuid import UUID
 
 from psycopg import sql
 
 from retention import triggers
+from retention.backup import points
 from retention.backup.points import NOT_DUMPED
 from retention.database import Connection
 from retention.requests.answers import day_code
-from retention.seal import Safe
+from retention.seal import Bucket, Safe
 from retention.verification.facts import ANSWERED
 from retention.verification.projections import PROJECTIONS
 from retention.verification.tables import Projection
@@ -37,7 +39,11 @@ ORDER = (
     *("current_triggers", "suspensions", "requests", "request_answers", "restrictions", "ledger_keys"),
     *("event_subjects", "record_labels"),
 )
-BY_DUMP = ("run_batches",)  # told by one digest for all rows of a run: the rows are in a dump, or nowhere
+# Written by a statement of their own below.
+APART = {
+    *("classes", "trigger_kinds", "pseudonyms", "belongs_to", "key_buckets", "descriptors", "descriptor_lines"),
+    *("subject_keys", "sightings", "queries"),
+}
 
 NOW = "now"  # the time of the recovery
 _QUEUED = {"queued_at": NOW, "actual_until": "NULL", "read_back_at": "NULL", "attempts": "0", "error": "NULL"}
@@ -138,7 +144,7 @@ SELECT DISTINCT ON (l.subject_id, l.revision) l.*
         UNION ALL
         SELECT decode(jsonb_array_elements_text(detail -> 'annexes_sha256'), 'hex'), position FROM history
          WHERE detail ? 'annexes_sha256') AS h USING (sha256)
- WHERE NOT EXISTS (SELECT FROM records r WHERE r.record_id = l.subject_id AND r.state IN (3, 4))
+ WHERE NOT EXISTS (SELECT FROM records r WHERE r.record_id = l.subject_id AND r.state > 2)
    AND NOT EXISTS (SELECT FROM quarantine q WHERE q.quarantine_id = l.subject_id AND q.key_destroyed_at IS NOT NULL)
    AND NOT EXISTS (SELECT FROM emptied e WHERE e.aggregation_id = l.subject_id AND e.position > h.position)
    AND (EXISTS (SELECT FROM ({trigger_events}) AS t WHERE t.trigger_event_id = l.subject_id)
@@ -164,7 +170,7 @@ SELECT unnest(subjects) AS aggregation_id, max(position) AS position FROM histor
 
 # Keys of what is still to be read. What the history has destroyed since the dump stays destroyed.
 _KEYS = """
-INSERT INTO subject_keys (subject_id, bucket_id, wrapped)
+CREATE TEMP TABLE kept_keys ON COMMIT DROP AS
 SELECT d.subject_id, d.bucket_id, d.wrapped FROM dumped_subject_keys d
  WHERE NOT EXISTS (SELECT FROM tombstones t WHERE t.record_id = d.subject_id)
    AND NOT EXISTS (SELECT FROM records r WHERE r.record_id = d.subject_id AND r.state > 2)
@@ -172,7 +178,6 @@ SELECT d.subject_id, d.bucket_id, d.wrapped FROM dumped_subject_keys d
    AND NOT EXISTS (SELECT FROM emptied e WHERE e.aggregation_id = d.subject_id AND e.position >= %(since)s)
    AND NOT EXISTS (SELECT FROM history h WHERE h.type = 'del' AND h.detail ? 'queries'
                       AND d.subject_id = ANY (h.subjects))
-   AND EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = d.bucket_id)
 """
 
 _SIGHTINGS = """
@@ -180,7 +185,6 @@ INSERT INTO sightings SELECT * FROM dumped_sightings s
  WHERE NOT EXISTS (SELECT FROM records r WHERE r.record_id = s.subject_id AND r.state > 2)
    AND NOT EXISTS (SELECT FROM quarantine q JOIN records r USING (record_id)
                     WHERE q.quarantine_id = s.subject_id AND r.state > 2)
-   AND NOT EXISTS (SELECT FROM quarantine q WHERE q.quarantine_id = s.subject_id AND q.reason = 'lost')
 """
 
 _QUERIES = """
@@ -189,8 +193,9 @@ INSERT INTO queries SELECT * FROM dumped_queries q
 """
 
 
-def fill(conn: Connection, safe: Safe, since: int, now: datetime) -> None:
-    """Every table but those of the ledger. `since`: how many events the dump has seen, 0 without one.
+def fill(conn: Connection, safe: Safe, since: int, now: datetime, former: Mapping[UUID, Bucket] | None = None) -> None:
+    """Every table but those of the ledger. `since`: how many events the dump has seen, 0 without one; `former`: the
+    buckets that the key safe had then.
 
     In the transaction that has `history` and the tables of retention.recovery.staging."""
     told = {one.table: one for one in PROJECTIONS}
@@ -199,18 +204,23 @@ def fill(conn: Connection, safe: Safe, since: int, now: datetime) -> None:
     conn.execute("INSERT INTO belongs_to (safe) VALUES (%s)", (safe.tag,))
     _fill_buckets(conn, safe, now)
     conn.execute("SET LOCAL enable_nestloop = off")  # as retention.verification.tables.compare says
-    for table in ORDER:
+    # What is told after these refers to them alone. Of the batches of a run one digest is told: their rows are in a
+    # dump, or nowhere, as is what nothing tells.
+    others = [table for table in told if table not in ORDER and table != "run_batches"]
+    for table in (*ORDER, *others):
         _insert(conn, told[table], now)
         if table == "signatures":
             conn.execute(sql.SQL(_DECIDED).format(told=sql.SQL(told["proposals"].told)))
     conn.execute("SET LOCAL enable_nestloop = on")
-    for table in (*BY_DUMP, "auditor_classes"):
-        _copy(conn, table)
+    for table in points.tables(conn):
+        if table not in APART and table not in (*ORDER, *others):
+            _copy(conn, table)
     conn.execute(_EMPTIED)
     conn.execute(sql.SQL(_LINES).format(trigger_events=sql.SQL(told["trigger_events"].told)))
     conn.execute(_DESCRIPTORS)
     conn.execute("INSERT INTO descriptor_lines SELECT * FROM lines")
     conn.execute(_KEYS, {"since": since})
+    _fill_keys(conn, safe, former or {}, now)
     conn.execute(_SIGHTINGS)
     conn.execute(_QUERIES)
     conn.execute(_MARKS)
@@ -283,9 +293,33 @@ def _fill_buckets(conn: Connection, safe: Safe, now: datetime) -> None:
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO key_buckets (bucket_id, scope, month, generation, recorded_at) VALUES (%s, %s, %s, %s, "
-            "coalesce((SELECT recorded_at FROM dumped_key_buckets d WHERE d.bucket_id = %s), %s))",
+            "coalesce((SELECT recorded_at FROM dumped_key_buckets d WHERE d.bucket_id = %s), %s)) "
+            "ON CONFLICT DO NOTHING",
             [(b.id, b.scope, b.month, b.generation, b.id, now) for b in safe.buckets()],
         )
+
+
+def _fill_keys(conn: Connection, safe: Safe, former: Mapping[UUID, Bucket], now: datetime) -> None:
+    """Keys that are wrapped under a bucket of the safe; one whose bucket has got a new key since the dump is wrapped
+    under that."""
+    conn.execute(
+        "INSERT INTO subject_keys SELECT k.* FROM kept_keys k JOIN key_buckets USING (bucket_id)",
+    )
+    rows = conn.execute(
+        "SELECT subject_id, bucket_id, wrapped FROM kept_keys k "
+        "WHERE NOT EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = k.bucket_id)"
+    ).fetchall()
+    again: dict[UUID, tuple[UUID, bytes]] = {}
+    for subject, bucket_id, wrapped in rows:
+        if (before := former.get(bucket_id)) is not None:
+            bucket = safe.current(before.scope, before.month, now)
+            again[subject] = bucket.id, bucket.wrap(before.unwrap(bytes(wrapped)))
+    if again:
+        _fill_buckets(conn, safe, now)  # one may be new
+    with conn.cursor().copy("COPY subject_keys (subject_id, bucket_id, wrapped) FROM STDIN (FORMAT binary)") as copy:
+        copy.set_types(["uuid", "uuid", "bytea"])
+        for subject, row in again.items():
+            copy.write_row((subject, *row))
 
 
 def _fill_days(conn: Connection, safe: Safe) -> None:

@@ -46,6 +46,7 @@ _GONE = {
     RecordState.DESTROYING: Given.ERASING,
     RecordState.DESTROYED: Given.ERASED,
     RecordState.TRANSFERRED: Given.TRANSFERRED,
+    RecordState.LOST: Given.LOST,
 }
 _CHUNK = 5000  # records whose facts are read at a time
 

@@ -35,6 +35,7 @@ class Given(StrEnum):
     ERASING = "erasing"
     ERASED = "erased"
     TRANSFERRED = "transferred"
+    LOST = "lost"  # in no copy when the archive was restored
     INCLUDED = "included"  # in the package
     UNREADABLE = "unreadable"  # not in the package: it could not be read
     CHECK = "check"  # found by words or a part of a name: a person looks

@@ -9,6 +9,7 @@ _LINE = "a sealed line that opens (sealed)"
 
 # A record's class and case file are what the latest event of its kind says; destroying it begins with `dea` and ends
 # with `del` or `tra`. What was let go on after `dea` (a hold came in between) is not: only those that ended count.
+# What was in no copy when the archive was restored is lost (`rec`).
 _RECORDS = """
 SELECT i.subject AS record_id, coalesce(a.case_file, (i.detail ->> 'aggregation')::uuid) AS aggregation_id,
        (i.detail ->> 'bytes')::bigint AS bytes, i.at AS recorded_at,
@@ -23,45 +24,66 @@ SELECT i.subject AS record_id, coalesce(a.case_file, (i.detail ->> 'aggregation'
                FROM history, unnest(subjects) AS s (record_id)
               WHERE type = 'mem' AND detail ? 'plan' AND detail ? 'class'
               ORDER BY s.record_id, position DESC) AS c ON c.record_id = i.subject
-  LEFT JOIN (SELECT s.record_id, max(CASE type WHEN 'dea' THEN 2 WHEN 'del' THEN 3 ELSE 4 END) AS state
+  LEFT JOIN (SELECT s.record_id, max(CASE type WHEN 'dea' THEN 2 WHEN 'del' THEN 3 WHEN 'rec' THEN 5 ELSE 4 END)
+                    AS state
                FROM history, unnest(subjects) AS s (record_id)
               WHERE success AND ((type = 'dea' AND detail ? 'plan') OR (type IN ('del', 'tra') AND detail ? 'rule'))
+                 OR (type = 'rec' AND detail ? 'lost')
               GROUP BY s.record_id) AS g ON g.record_id = i.subject
   LEFT JOIN classes k ON k.class_id = coalesce(c.class_id, i.detail ->> 'class')
  WHERE i.type = 'ing' AND i.success
 """
 
-# Of what is left: the rows of a destroyed record go with it.
-_GONE = "SELECT subject FROM history WHERE success AND type IN ('del', 'tra') AND detail ? 'rule'"
+# Of what is left: the rows of a record that was destroyed, or was lost, go with it.
+GONE = """
+SELECT unnest(subjects) AS subject FROM history
+ WHERE (success AND type IN ('del', 'tra') AND detail ? 'rule') OR (type = 'rec' AND detail ? 'lost')"""
+
+# Which version of its object holds each: a restored or a healed one is another.
+VERSIONS = """
+SELECT DISTINCT ON (subject_id) subject_id, version
+  FROM (SELECT unnest(subjects) AS subject_id, jsonb_array_elements_text(detail -> 'versions') AS version, position
+          FROM (SELECT subjects, detail, position FROM history WHERE type = 'rec' AND detail ? 'versions' OFFSET 0) AS h
+       ) AS every
+ ORDER BY subject_id, position DESC"""
 
 # When the bytes of each were last read and found whole.
 _READ = """
 SELECT s.subject_id, max(at) AS at, max(position) AS position FROM history, unnest(subjects) AS s (subject_id)
  WHERE type = 'fix' AND success GROUP BY s.subject_id"""
 
-_CONTENTS = """
+_CONTENTS = (
+    """
 SELECT i.subject AS record_id, decode(i.detail ->> 'sealed_sha256', 'hex') AS sealed_sha256,
-       (i.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, i.detail ->> 'version' AS version,
+       (i.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, coalesce(v.version, i.detail ->> 'version') AS version,
        decode(i.detail ->> 'document', 'hex') AS commitment, coalesce(f.at, i.at) AS verified_at,
        (i.detail ->> 'run')::uuid AS run_id, (i.detail ->> 'supersedes')::uuid AS supersedes,
        coalesce(f.position, i.position) AS position
   FROM history i LEFT JOIN ({read}) AS f ON f.subject_id = i.subject
+  LEFT JOIN ({versions}) AS v ON v.subject_id = i.subject
  WHERE i.type = 'ing' AND i.success AND NOT EXISTS (SELECT FROM ({gone}) AS g WHERE g.subject = i.subject)
-""".replace("{gone}", _GONE).replace("{read}", _READ)
+""".replace("{gone}", GONE)
+    .replace("{read}", _READ)
+    .replace("{versions}", VERSIONS)
+)
 
-# A document that was released lives as long as the record that it became.
+# A document that was released lives as long as the record that it became. One that was lost is decided by that.
 _QUARANTINE = """
 SELECT q.subject AS quarantine_id, (q.detail ->> 'run')::uuid AS run_id,
-       CASE WHEN u.position IS NOT NULL THEN 'released' WHEN r.position IS NOT NULL THEN 'rejected' ELSE 'held' END
-       AS state,
+       CASE WHEN u.position IS NOT NULL THEN 'released' WHEN r.position IS NOT NULL OR l.position IS NOT NULL
+            THEN 'rejected' ELSE 'held' END AS state,
        (q.detail ->> 'bytes')::bigint AS bytes, decode(q.detail ->> 'sealed_sha256', 'hex') AS sealed_sha256,
-       (q.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, q.detail ->> 'version' AS version,
+       (q.detail ->> 'sealed_bytes')::bigint AS sealed_bytes, coalesce(v.version, q.detail ->> 'version') AS version,
        decode(q.detail ->> 'document', 'hex') AS commitment, coalesce(f.at, q.at) AS verified_at, q.at AS recorded_at,
-       coalesce(u.at, r.at) AS decided_at, coalesce(u.person, r.person) AS decided_by,
-       coalesce(d.at, k.at) AS key_destroyed_at, coalesce(e.at, g.at) AS destroyed_at,
-       r.detail ->> 'reason' AS reason, u.subjects[2] AS record_id, (q.detail ->> 'supersedes')::uuid AS supersedes,
-       coalesce(u.position, r.position, q.position) AS position
+       coalesce(u.at, r.at, l.at) AS decided_at, coalesce(u.person, r.person, l.person) AS decided_by,
+       coalesce(d.at, k.at, l.at) AS key_destroyed_at, coalesce(e.at, g.at, l.at) AS destroyed_at,
+       CASE WHEN r.position IS NOT NULL THEN r.detail ->> 'reason'
+            WHEN l.position IS NOT NULL AND u.position IS NULL THEN 'lost' END AS reason,
+       u.subjects[2] AS record_id, (q.detail ->> 'supersedes')::uuid AS supersedes,
+       coalesce(l.position, u.position, r.position, q.position) AS position
   FROM history q
+  LEFT JOIN history l ON l.type = 'rec' AND l.subject = q.subject AND l.detail ->> 'lost' = 'quarantined'
+  LEFT JOIN ({versions}) AS v ON v.subject_id = q.subject
   LEFT JOIN history u ON u.type = 'unq' AND u.subject = q.subject
   LEFT JOIN history r ON r.type = 'qua' AND r.subject = q.subject AND r.detail ->> 'decision' = 'reject'
   LEFT JOIN ({read}) AS f ON f.subject_id = q.subject
@@ -75,7 +97,7 @@ SELECT q.subject AS quarantine_id, (q.detail ->> 'run')::uuid AS run_id,
   LEFT JOIN (SELECT subject, at FROM history
               WHERE success AND type IN ('del', 'tra') AND detail ? 'rule') AS g ON g.subject = u.subjects[2]
  WHERE q.type = 'qua' AND q.detail ? 'sealed_sha256'
-""".replace("{read}", _READ)
+""".replace("{read}", _READ).replace("{versions}", VERSIONS)
 
 _RUN_ITEMS = """
 SELECT (detail ->> 'run')::uuid AS run_id, (detail ->> 'batch')::integer AS batch, (detail ->> 'item')::integer AS item,
@@ -90,7 +112,7 @@ SELECT h.subject AS subject_id, f.code, f.severity, h.position
  WHERE h.type IN ('ing', 'qua') AND h.detail ? 'findings'
    AND NOT EXISTS (SELECT FROM ({gone}) AS g WHERE g.subject = h.subject)
    AND NOT EXISTS (SELECT FROM quarantine q WHERE q.quarantine_id = h.subject AND q.key_destroyed_at IS NOT NULL)
-""".replace("{gone}", _GONE)
+""".replace("{gone}", GONE)
 
 _RUNS = """
 SELECT s.subject AS run_id, (s.detail ->> 'source')::uuid AS source_id,
@@ -105,12 +127,14 @@ SELECT s.subject AS run_id, (s.detail ->> 'source')::uuid AS source_id,
  WHERE s.type = 'ins'
 """
 
-# Its batches, all of them: the end of a run has their digest.
+# Its batches, all of them: the end of a run has their digest; empty where it had none.
 _BATCHES = """
-SELECT subject AS run_id, decode(detail ->> 'batches', 'hex') AS batches, position
+SELECT subject AS run_id, nullif(decode(detail ->> 'batches', 'hex'), sha256('')) AS batches, position
   FROM history WHERE type = 'ine' AND detail ? 'run'
 """
-_BATCHES_FOUND = "SELECT r.run_id, {b} AS batches FROM runs r WHERE r.state <> 'running'".replace("{b}", BATCHES)
+_BATCHES_FOUND = "SELECT r.run_id, nullif({b}, sha256('')) AS batches FROM runs r WHERE r.state <> 'running'".replace(
+    "{b}", BATCHES
+)
 
 # One that was emptied, and lost its key, is opened again when a record comes into it: its row stays the first.
 _AGGREGATIONS = """

@@ -5,6 +5,7 @@ A text that stands in no event (statement, payload, signature, name of a stage) 
 
 from __future__ import annotations
 
+from retention.verification.capture import GONE, VERSIONS
 from retention.verification.tables import Projection
 
 _PROPOSALS = """
@@ -207,7 +208,8 @@ SELECT unnest(subjects) AS record_id, (detail ->> 'retain_until')::date AS retai
 # The longest that was wanted of each, in the mode that was wanted first; it goes with the record.
 _OBJECT_LOCKS = """
 SELECT 'records/' || w.record_id || '/' || (i.detail ->> 'sealed_sha256') AS object_key,
-       i.detail ->> 'version' AS version, w.record_id AS subject_id, w.mode, w.wanted_until, w.position
+       coalesce(v.version, i.detail ->> 'version') AS version, w.record_id AS subject_id, w.mode, w.wanted_until,
+       w.position
   FROM (SELECT record_id, (array_agg(mode ORDER BY position))[1] AS mode, max(until) AS wanted_until,
                max(position) AS position
           FROM (SELECT unnest(subjects) AS record_id, detail ->> 'lock' AS mode,
@@ -215,9 +217,9 @@ SELECT 'records/' || w.record_id || '/' || (i.detail ->> 'sealed_sha256') AS obj
                   FROM history WHERE type IN ('ing', 'mem') AND detail ? 'lock') AS l
          GROUP BY record_id) AS w
   JOIN history i ON i.type = 'ing' AND i.success AND i.subject = w.record_id
- WHERE NOT EXISTS (SELECT FROM history g WHERE g.success AND g.type IN ('del', 'tra') AND g.detail ? 'rule'
-                                           AND g.subject = w.record_id)
-"""
+  LEFT JOIN ({versions}) AS v ON v.subject_id = w.record_id
+ WHERE NOT EXISTS (SELECT FROM ({gone}) AS g WHERE g.subject = w.record_id)
+""".replace("{versions}", VERSIONS).replace("{gone}", GONE)
 _LOCK = "what the queue of locks notes for itself: the vault is asked for the lock"
 
 

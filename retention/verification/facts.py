@@ -129,6 +129,37 @@ SELECT record_id, request_id, at AS recorded_at, position
  WHERE restricted
 """
 
+_BACKUP_VAULTS = """
+SELECT j.name, j.at AS joined_at, l.at AS left_at, coalesce(l.position, j.position) AS position
+  FROM (SELECT DISTINCT ON (name) name, at, position
+          FROM (SELECT detail ->> 'backup_vault' AS name, at, position FROM history
+                 WHERE type = 'poa' AND detail ? 'joined' AND (detail ->> 'joined')::boolean) AS every
+         ORDER BY name, position DESC) AS j
+  LEFT JOIN (SELECT detail ->> 'backup_vault' AS name, at, position FROM history
+              WHERE type = 'poa' AND detail ? 'joined' AND NOT (detail ->> 'joined')::boolean) AS l
+         ON l.name = j.name AND l.position > j.position
+"""
+
+_RECOVERY_POINTS = """
+SELECT (t.detail ->> 'point')::uuid AS point_id, t.detail ->> 'backup_vault' AS vault,
+       (t.detail ->> 'taken')::timestamptz AS taken_at, (t.detail ->> 'size')::bigint AS size,
+       (t.detail ->> 'objects')::bigint AS objects, (t.detail ->> 'bytes')::bigint AS bytes, c.at AS checked_at,
+       c.whole, p.at AS pruned_at, coalesce(p.position, c.position, t.position) AS position
+  FROM history t
+  LEFT JOIN (SELECT DISTINCT ON (point_id) point_id, whole, at, position
+               FROM (SELECT jsonb_array_elements_text(detail -> 'whole') AS point_id, true AS whole, at, position
+                       FROM history WHERE type = 'fix' AND detail ? 'backup_vault'
+                      UNION ALL
+                     SELECT jsonb_array_elements_text(detail -> 'broken'), false, at, position
+                       FROM history WHERE type = 'fix' AND detail ? 'backup_vault') AS every
+              ORDER BY point_id, position DESC) AS c ON c.point_id = t.detail ->> 'point'
+  LEFT JOIN (SELECT DISTINCT ON (point_id) point_id, at, position
+               FROM (SELECT jsonb_array_elements_text(detail -> 'pruned') AS point_id, at, position
+                       FROM history WHERE type = 'poa' AND detail ? 'backup_vault' AND detail ? 'pruned') AS every
+              ORDER BY point_id, position) AS p ON p.point_id = t.detail ->> 'point'
+ WHERE t.type = 'rep' AND t.detail ? 'point'
+"""
+
 _LEDGER_KEYS = """
 SELECT row_number() OVER (ORDER BY position)::integer AS number, split_part(detail ->> 'vkey', '+', 1) AS origin,
        detail ->> 'vkey' AS vkey, at AS recorded_at, position
@@ -174,7 +205,8 @@ PROJECTIONS = (
         "hold_flags",
         ("subject_id",),
         (),
-        "SELECT subject_id, max(position) AS position FROM ({joined}) AS j WHERE released_at IS NULL "
+        "SELECT subject_id, max(position) AS position FROM ({joined}) AS j WHERE released_at IS NULL AND NOT EXISTS "
+        "(SELECT FROM history l WHERE l.type = 'rec' AND l.detail ? 'lost' AND j.subject_id = ANY (l.subjects)) "
         "GROUP BY 1".replace("{joined}", _JOINED),
         found="SELECT subject_id FROM hold_flags WHERE wanted",
         elsewhere=dict.fromkeys(
@@ -213,6 +245,13 @@ PROJECTIONS = (
         elsewhere={"until": "the keyed code in the event (sealed): it may tell a day of birth"},
     ),
     Projection("restrictions", ("record_id", "request_id"), ("recorded_at",), _RESTRICTIONS),
+    Projection("backup_vaults", ("name",), _columns("joined_at left_at"), _BACKUP_VAULTS),
+    Projection(
+        "recovery_points",
+        ("point_id",),
+        _columns("vault taken_at size objects bytes checked_at whole pruned_at"),
+        _RECOVERY_POINTS,
+    ),
     Projection(
         "ledger_keys",
         ("number",),

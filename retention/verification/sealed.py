@@ -244,7 +244,9 @@ def _remember(conn: Connection, subjects: Sequence[UUID]) -> None:
 def _check_names(conn: Connection, archive: Archive) -> Iterator[Problem]:
     rows = conn.execute(
         "SELECT p.pseudonym_id, p.kind, p.sealed_name, k.bucket_id, k.wrapped FROM pseudonyms p "
-        "LEFT JOIN subject_keys k ON k.subject_id = p.pseudonym_id ORDER BY 1"
+        "LEFT JOIN subject_keys k ON k.subject_id = p.pseudonym_id WHERE NOT (sealed_name IS NULL "  # told by an event
+        "AND ARRAY[pseudonym_id::text]::text IN (SELECT key FROM unrecovered WHERE table_name = 'pseudonyms')) "
+        "ORDER BY 1"
     ).fetchall()
     for pseudonym, kind, sealed, bucket, wrapped in rows:
         where = f"table pseudonyms, row {pseudonym}"
@@ -363,6 +365,8 @@ SELECT 'contents', c.record_id::text FROM contents c JOIN records r USING (recor
 UNION ALL
 SELECT 'quarantine', q.quarantine_id::text FROM quarantine q
  WHERE q.state <> 'released' AND NOT EXISTS (SELECT FROM sightings s WHERE s.subject_id = q.quarantine_id)
+   AND NOT EXISTS (SELECT FROM history h WHERE h.type = 'rec' AND h.detail ->> 'lost' = 'quarantined'
+                      AND h.subject = q.quarantine_id)
    AND NOT EXISTS (SELECT FROM history h WHERE h.type IN ('ing', 'qua')
                       AND h.detail ->> 'supersedes' = q.quarantine_id::text)""",
     "nothing that came in is known by it.": """

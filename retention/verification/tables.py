@@ -7,6 +7,8 @@ Rules of this module:
   that `elsewhere` names: tests/integration/test_verification.py walks information_schema.
 - The comparison is made by PostgreSQL, set by set, in one snapshot. What it compares with are the entries, which
   `entries.py` has checked against the signed checkpoints before; entries that it found damaged are left out.
+- What was in no copy when the archive was restored is told by an event (`rec`), row by row: there a column may be
+  empty, or the row be missing. It may not say anything else.
 - Problems say ids, codes, numbers and dates; no words of a person are in these tables.
 """
 
@@ -47,6 +49,8 @@ def tell_history(conn: Connection, damaged: Sequence[int]) -> None:
         """CREATE TEMP TABLE history (position bigint, type text, at timestamptz, success boolean, agent uuid,
                                       person uuid, subjects uuid[], subject uuid, detail jsonb) ON COMMIT DROP"""
     )
+    conn.execute("DROP TABLE IF EXISTS pg_temp.unrecovered")
+    conn.execute("CREATE TEMP TABLE unrecovered (table_name text, key text) ON COMMIT DROP")
     tell_more(conn, 0, damaged)
     conn.execute("CREATE INDEX ON pg_temp.history (type)")
     conn.execute("ANALYZE pg_temp.history")
@@ -63,6 +67,13 @@ def tell_more(conn: Connection, since: int, damaged: Sequence[int] = ()) -> None
              FROM events e, LATERAL (SELECT convert_from(e.entry, 'UTF8')::jsonb) AS x (j)
             WHERE e.position >= %s AND e.position <> ALL (%s)""",
         (since, list(damaged)),
+    )
+    conn.execute(
+        """INSERT INTO pg_temp.unrecovered
+           SELECT detail ->> 'table', ARRAY(SELECT jsonb_array_elements_text(k))::text
+             FROM pg_temp.history, jsonb_array_elements(detail -> 'unrecovered') AS k
+            WHERE type = 'rec' AND detail ? 'unrecovered' AND position >= %s""",
+        (since,),
     )
 
 
@@ -81,14 +92,20 @@ def compare(conn: Connection, one: Projection) -> Iterator[Problem]:
         yield Problem(f"table {one.table}", f"{count - MOST:,} more rows differ.")
 
 
+def lacking(conn: Connection, one: Projection) -> list[list[str]]:
+    """The keys of the rows that are there without something that the history has the digest of, or are missing, and
+    say nothing else: what a recovery could not find."""
+    conn.execute("SET LOCAL enable_nestloop = off")
+    rows = conn.execute(
+        sql.SQL("{both} WHERE s.there IS NOT NULL AND (f.there IS NULL OR {differ}) AND {excused}").format(
+            both=_both(one, sql.SQL("ARRAY[{}]").format(_names(one))), differ=_differ(one), excused=_excused(one)
+        )
+    ).fetchall()
+    conn.execute("SET LOCAL enable_nestloop = on")
+    return [row[0] for row in rows]
+
+
 def _statement(one: Projection) -> sql.Composed:
-    keys = sql.SQL(", ").join(map(sql.Identifier, one.key))
-    columns = sql.SQL(", ").join(map(sql.Identifier, (*one.key, *one.columns)))
-    found = sql.SQL(one.found) if one.found else sql.SQL("SELECT * FROM {}").format(sql.Identifier(one.table))
-
-    def side(name: str, of: Sequence[str]) -> sql.Composed:
-        return sql.SQL(", ").join(sql.Identifier(name, column) for column in of)
-
     def pairs(name: str) -> sql.Composable:
         """The columns as text, in their order."""
         if not one.columns:
@@ -97,29 +114,60 @@ def _statement(one: Projection) -> sql.Composed:
             sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name, column)) for column in one.columns)
         )
 
-    differ = (
-        sql.SQL("ROW({}) IS DISTINCT FROM ROW({})").format(side("s", one.columns), side("f", one.columns))
-        if one.columns
-        else sql.SQL("false")
+    selected = sql.SQL(
+        "count(*) OVER (), ARRAY[{}], s.there IS NOT NULL, f.there IS NOT NULL, s.told_at, {}, {}"
+    ).format(_names(one), pairs("s"), pairs("f"))
+    return sql.SQL(
+        """{both} WHERE (s.there IS NULL OR f.there IS NULL OR {differ})
+              AND NOT (s.there IS NOT NULL AND {excused}
+                       AND ARRAY[{names}]::text IN (SELECT key FROM unrecovered WHERE table_name = {table}))
+            ORDER BY {keys} LIMIT {most}"""
+    ).format(
+        both=_both(one, selected),
+        differ=_differ(one),
+        excused=_excused(one),
+        names=_names(one),
+        table=one.table,
+        keys=sql.SQL(", ").join(map(sql.Identifier, one.key)),
+        most=MOST,
     )
+
+
+def _both(one: Projection, selected: sql.Composable) -> sql.Composed:
+    """What the history says (s) beside what is found (f)."""
     return sql.SQL(
         """WITH said AS (SELECT {columns}, position AS told_at, true AS there FROM ({told}) AS t),
                 found AS (SELECT {columns}, true AS there FROM ({found}) AS t)
-           SELECT count(*) OVER (), ARRAY[{names}], s.there IS NOT NULL, f.there IS NOT NULL, s.told_at,
-                  {expected}, {actual}
-             FROM said s FULL JOIN found f USING ({keys})
-            WHERE s.there IS NULL OR f.there IS NULL OR {differ}
-            ORDER BY {keys} LIMIT {most}"""
+           SELECT {selected} FROM said s FULL JOIN found f USING ({keys})"""
     ).format(
-        columns=columns,
+        columns=sql.SQL(", ").join(map(sql.Identifier, (*one.key, *one.columns))),
         told=sql.SQL(one.told),
-        found=found,
-        keys=keys,
-        names=sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(key)) for key in one.key),
-        expected=pairs("s"),
-        actual=pairs("f"),
-        differ=differ,
-        most=MOST,
+        found=sql.SQL(one.found) if one.found else sql.SQL("SELECT * FROM {}").format(sql.Identifier(one.table)),
+        selected=selected,
+        keys=sql.SQL(", ").join(map(sql.Identifier, one.key)),
+    )
+
+
+def _names(one: Projection) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(key)) for key in one.key)
+
+
+def _differ(one: Projection) -> sql.Composable:
+    if not one.columns:
+        return sql.SQL("false")
+
+    def side(name: str) -> sql.Composed:
+        return sql.SQL(", ").join(sql.Identifier(name, column) for column in one.columns)
+
+    return sql.SQL("ROW({}) IS DISTINCT FROM ROW({})").format(side("s"), side("f"))
+
+
+def _excused(one: Projection) -> sql.Composable:
+    """Of a row that was told to be in no copy: nothing else stands there."""
+    if not one.columns:
+        return sql.SQL("true")
+    return sql.SQL(" AND ").join(
+        sql.SQL("(f.{0} IS NULL OR f.{0} IS NOT DISTINCT FROM s.{0})").format(sql.Identifier(c)) for c in one.columns
     )
 
 

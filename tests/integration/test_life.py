@@ -23,6 +23,7 @@ from retention import (
     aggregations,
     approvals,
     auditors,
+    backup,
     capture,
     fixity,
     holds,
@@ -39,8 +40,9 @@ from retention import (
 )
 from retention.aggregations import Aggregation
 from retention.archive import Archive, open_archive
+from retention.backup import checking, pruning
 from retention.cli import _print_life
-from retention.config import Settings
+from retention.config import BackupVault, Settings
 from retention.database import transaction
 from retention.disposition import execution, proposing, rejected, reviewing, transfers
 from retention.disposition.reviewing import Decided, Decision, Selection
@@ -55,11 +57,14 @@ from retention.holds.scopes import Scope
 from retention.model import Batch, Coded, Description, Turned, new_id
 from retention.packages import bags
 from retention.reading import Reader
+from retention.recovery import telling
 from retention.requests import answers, register
 from retention.requests.register import Asked, Extension, Ground
 from retention.requests.subjects import Subject
 from retention.triggers import Change, Given, Retraction
+from retention.vault import open_vault
 from retention.verification import Verification
+from retention.verification.tables import tell_history
 from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
 from tests.deposits import Doc, batch, deposit, detain
 
@@ -86,6 +91,9 @@ BORN = date(1987, 6, 5)
 PLACES = {
     "aggregations": {"insert"},
     "auditors": {"_enter"},
+    "backup/__init__": {"_enter", "join", "leave"},
+    "backup/checking": {"_enter"},
+    "backup/pruning": {"_enter"},
     "approvals": {"_enrol", "end", "propose", "revoke_approved", "sign"},
     "capture": {"_events"},
     "disposition/certificate": {"issue"},
@@ -105,6 +113,7 @@ PLACES = {
     "policy": {"_put_in_force"},
     "quarantine": {"reject", "release"},
     "reading": {"_append", "_forgotten"},
+    "recovery/telling": {"lose", "moved", "restored", "unrecovered"},
     "requests/answers": {"give", "restrict"},
     "requests/register": {"close", "enter", "extend", "lift"},
     "runs": {"close", "interrupt", "observe", "start"},
@@ -189,6 +198,7 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     assert reading.forget(archive, clock() + timedelta(days=6 * 366)) == 1
     keys.create(archive, "records.example.org/ledger", clock())
     keys.rotate(archive, clock())
+    _backs_up(archive, clock, ids, folder)
     auditors.open_class(archive, auditors.EVERY, "CHILD", clock())
     auditors.open_class(archive, auditors.EVERY, "LONG", clock())
     auditors.close_class(archive, auditors.EVERY, "CHILD", clock())
@@ -346,6 +356,23 @@ def _late(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) ->
     rejected.sweep(archive, month)
 
 
+def _backs_up(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -> None:
+    """Points whole and broken, one taken away; then the second vault is let go."""
+    disk = BackupVault("disk", f"file://{folder}/disk")
+    settings = replace(archive.settings, backups=(disk,))
+    with_disk = replace(archive, settings=settings, seconds={"disk": open_vault(disk.url)})
+    (path,) = (folder / "vault" / "records" / str(ids["kept"])).iterdir()
+    content = path.read_bytes()
+    path.chmod(0o600)
+    for there in (content[:-1], content):
+        path.write_bytes(there)
+        assert bool(backup.run(with_disk, "disk", clock).problems) == (there != content)
+        assert bool(checking.check(with_disk, "disk", 1.0, clock()).problems) == (there != content)
+    path.chmod(0o400)
+    assert len(pruning.prune(with_disk, "disk", clock()).points) == 1
+    backup.leave(with_disk, "disk", clock())
+
+
 def _night(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -> None:
     """What is looked after, whole and then not; afterwards everything is as it was."""
     (path,) = (folder / "vault" / "records" / str(ids["kept"])).iterdir()
@@ -366,6 +393,28 @@ def _night(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -
         assert bool(locks.reconcile(archive, clock(), everything=True).differ) is not on, held
     for problems in ([], [Problem("table events", "an example")]):
         verification.enter(archive, Verification(1, bytes(32), problems=problems), clock())
+    _restored(archive, clock, ids, folder)
+
+
+def _restored(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -> None:
+    """What a restore tells (tests/integration/test_disaster.py does one): here beside an archive that is there."""
+    (ids["lost"],) = capture_all(archive, [Document("LONG", "lost")], clock, folder / "lost")
+    ids["lost document"] = detain(archive, Doc("lost document"))
+    for name, folder_ in (("lost", "records"), ("lost document", "quarantine")):
+        for stored in archive.vault.list(folder_):
+            if str(ids[name]) in stored.key:
+                archive.vault.erase(stored.key)
+    with transaction(archive.connections) as conn:
+        agent, now = archive.agent, clock()
+        scheduler = archive.safe.pseudonym("software", "ingest_inbox")
+        conn.execute("UPDATE pseudonyms SET sealed_name = NULL WHERE pseudonym_id = %s", (scheduler,))
+        conn.execute("DELETE FROM subject_keys WHERE subject_id = %s", (scheduler,))
+        told = telling.lose(conn, agent, [ids["lost"]], [ids["lost document"]], now)
+        told += telling.moved(agent, {ids["kept"]: ""}, now)
+        told.append(telling.restored(agent, new_id(now), 1, 1, 2, 1, now))
+        ledger.append(conn, told, now)
+        tell_history(conn, [])
+        ledger.append(conn, [*telling.unrecovered(conn, agent, now)], now)
 
 
 # ---------------------------------------------------------------- each has words
@@ -428,6 +477,8 @@ def _are_told(archive: Archive, ids: dict[str, UUID]) -> None:
         "released": ("released from quarantine",),
         "released record": ("put into quarantine", "released from quarantine", "taken in as a record"),
         "newcomer": ("came under hold", "was released"),
+        "lost": ("taken in as a record", "it is lost; its content or its key was in no copy"),
+        "lost document": ("put into quarantine", "it is lost"),
     }.items():
         for one in words:
             assert one in said(name), (name, one, said(name))
