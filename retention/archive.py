@@ -29,6 +29,7 @@ from retention.vault import ensure_vault, open_vault
 from retention.vault.base import Vault
 
 SOFTWARE = f"muniment {VERSION}"
+_CONNECTIONS = 8  # of one thread at most five at a time: a backup's lock, its snapshot, and publishing with three
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def open_archive(settings: Settings, now: datetime) -> Iterator[Archive]:
     Raises ServiceUnavailable if a service does not answer, UsageError if the key safe is missing, Refused if the
     database's role could rewrite history."""
     database.prepare(settings.database_url, settings.database_owner_url)
-    connections = database.pool(settings.database_url)
+    connections = database.pool(settings.database_url, size=_CONNECTIONS)
     try:
         access, secret = settings.vault_access_key, settings.vault_secret_key
         with transaction(connections) as conn:

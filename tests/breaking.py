@@ -19,7 +19,7 @@ import pytest
 from retention.archive import Archive
 from retention.database import Connection
 from retention.errors import MunimentError
-from retention.vault.base import Lock, Stored
+from retention.vault.base import Given, Lock, Stored
 
 
 class Broken(Exception):
@@ -86,6 +86,14 @@ class BreakingVault:
 
     def put(self, key: str, content: bytes | BinaryIO, *, sha256: bytes, size: int, lock: Lock | None = None) -> Stored:
         stored: Stored = self._do("put", key, content, sha256=sha256, size=size, lock=lock)
+        return stored
+
+    def put_many(self, objects: Sequence[Given], threads: int) -> Sequence[Stored | MunimentError]:
+        stored: Sequence[Stored | MunimentError] = self._do("put_many", objects, threads)
+        return stored
+
+    def replace(self, key: str, content: bytes) -> Stored:
+        stored: Stored = self._do("replace", key, content)
         return stored
 
     def lock(self, key: str, version: str, lock: Lock) -> Stored:

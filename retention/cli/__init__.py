@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retention.cli import approvals, auditors, disposition, events, holds, ledger, requests, schedule, vault
+from retention.cli import (
+    approvals,
+    auditors,
+    backup,
+    disposition,
+    events,
+    holds,
+    ledger,
+    recovery,
+    requests,
+    schedule,
+    vault,
+)
 from retention.cli.command import (
     CHOSEN_ROOT,
     UNSTATED,
@@ -61,6 +73,9 @@ app.add_typer(approvals.app, name="approval")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(vault.fixity_app, name="fixity")
 app.add_typer(vault.vault_app, name="vault")
+app.add_typer(backup.app, name="backup")
+app.command("restore")(recovery.restore)
+app.command("rebuild")(recovery.rebuild)
 app.command("verify")(ledger.verify)
 app.command("proof")(ledger.proof)
 app.add_typer(approvals.approver_app, name="approver")

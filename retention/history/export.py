@@ -70,8 +70,10 @@ def copy(
     threads: int,
     tell: Teller | None = None,
     everything: bool = False,
+    older: bool = False,
 ) -> Exported:
-    """The same of any vault with a ledger that was signed by `known` keys."""
+    """The same of any vault with a ledger that was signed by `known` keys; with `older` the older partial tiles and
+    bundles too, which nobody needs, so that a check misses no file."""
     said = [one.key for place in (COSIGNATURES, TIMESTAMPS) for one in vault.list(place)]  # each has its checkpoint
     copies = [one.key for one in vault.list(COPIES)]  # before the newest: so it is none of an older state
     newest = newest_signed(vault, known) if known else None
@@ -84,6 +86,8 @@ def copy(
         signed = _signed(folder, newest, known)
         with ThreadPoolExecutor(threads) as pool:
             _copy_tiles(vault, folder, pool, found, everything, tell)
+            if older:
+                _copy_older(vault, folder, pool, found)
             for key in [*copies, *said]:
                 _copy(vault, folder, key, None)
         found.files += len(copies) + len(said) + 1
@@ -170,6 +174,13 @@ def _copy_tiles(
             for one in (tile, tile.entries) if tile.level == 0 else (tile,):
                 if not (folder / one.path).is_file():
                     found.missing.append(f"{FOLDER}/{one.path}")
+
+
+def _copy_older(vault: Vault, folder: Path, threads: ThreadPoolExecutor, found: Exported) -> None:
+    keys = (one.key for one in vault.list(f"{FOLDER}/tile") if tiles.parse_path(one.key.removeprefix(f"{FOLDER}/")))
+    wanted = (key for key in keys if not _is_of(found.size, key))
+    while some := list(islice(wanted, _TOGETHER)):
+        list(threads.map(lambda key: _copy(vault, folder, key, None), some))
 
 
 def _count(size: int) -> int:

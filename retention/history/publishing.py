@@ -10,6 +10,9 @@ Rules of this module (c2sp.org/tlog-tiles, c2sp.org/tlog-checkpoint):
   restored database). What it signs is the root of the published tree and the new events, which must be the root of
   the ledger's head: a head of another history (a fork) has another one. Nothing that was published is read again but
   the rightmost tiles.
+- What anybody can see published stands in every second vault that has joined (retention.backup): those get all of it
+  first. Else a loss of the first vault would leave checkpoints behind, seen and cosigned, that no copy can continue. A
+  second vault that is away therefore stops publishing. `through` is for what must not be lost with the first vault.
 - It reads the catalog as of one moment, so others append meanwhile. One publisher at a time.
 - Memory is that of one chunk of entries and one tile a level.
 """
@@ -26,7 +29,7 @@ from itertools import islice
 from retention import ledger, merkle
 from retention.archive import Archive
 from retention.database import Connection, transaction
-from retention.errors import Damaged, NotFound, Refused
+from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.history import keys
 from retention.history.keys import LogKey
 from retention.tlog import checkpoint, tiles
@@ -41,6 +44,7 @@ COSIGNATURES = f"{FOLDER}/cosignatures"  # retention.history.cosignatures
 TIMESTAMPS = f"{FOLDER}/timestamps"  # retention.history.timestamps
 KEPT = timedelta(days=3653)  # a copy of a checkpoint is locked ten years; by then thousands follow it
 
+_PUBLISHING = "muniment ledger publish"  # an advisory lock
 _WAITING = 64  # tiles that wait to be put
 
 Teller = Callable[[int, int], None]
@@ -59,21 +63,58 @@ class Published:
 def publish(archive: Archive, now: datetime, tell: Teller | None = None) -> Published:
     """Publish what the ledger has. `tell` is told how many of how many new events are in the vault.
 
-    Raises NotFound before a key was made, Refused where history disagrees."""
+    Raises NotFound before a key was made, Refused where history disagrees, ServiceUnavailable."""
+    with transaction(archive.connections) as guard:
+        if guard.execute("SELECT pg_try_advisory_xact_lock(hashtext(%s))", (_PUBLISHING,)).fetchone() != (True,):
+            raise Refused("refusing to publish the ledger twice at once: another process is at it. Wait for it.")
+        return _publish(archive, now, tell)
+
+
+def through(archive: Archive, now: datetime, position: int) -> None:
+    """Have the event of this position, committed before, in every second vault that has joined; returns at once where
+    none has. Raises as `publish` does: then it is not there."""
+    with transaction(archive.connections) as guard:
+        if not joined(guard, archive):
+            return
+        guard.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (_PUBLISHING,))  # waits for another publisher
+        known = keys.all_keys(guard)
+        if all(
+            known and (there := newest(vault, known)) and there.size > position
+            for vault in joined(guard, archive).values()
+        ):
+            return
+        _publish(archive, now, None)
+
+
+def joined(conn: Connection, archive: Archive) -> dict[str, Vault]:
+    """The second vaults that are a part of this archive, by name. Raises UsageError for one that is not configured any
+    more."""
+    names = [row[0] for row in conn.execute("SELECT name FROM backup_vaults WHERE left_at IS NULL ORDER BY name")]
+    if missing := [name for name in names if name not in archive.seconds]:
+        raise UsageError(
+            f"second vault {missing[0]}: it has joined this archive, and MUNIMENT_BACKUPS does not name it. Name it "
+            f"again, or let it go: `muniment backup leave {missing[0]}`."
+        )
+    return {name: archive.seconds[name] for name in names}
+
+
+def _publish(archive: Archive, now: datetime, tell: Teller | None) -> Published:
     with transaction(archive.connections) as conn:
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        if conn.execute("SELECT pg_try_advisory_xact_lock(hashtext('muniment ledger publish'))").fetchone() != (True,):
-            raise Refused("refusing to publish the ledger twice at once: another process is at it. Wait for it.")
         key = keys.current(conn)
         known = keys.all_keys(conn)
         size, root = ledger.head(conn)
-        former = newest(archive.vault, known)
-        _refuse_another_history(former, size, root)
-        old, count = former.size if former else 0, 0
-        if size > old:
-            count = _put_tiles(archive, _tiles(conn, archive.vault, old, size, root), old, size, tell)
+        vaults = [*joined(conn, archive).values(), archive.vault]  # the first vault last: there it is seen
+        old, count = 0, 0
+        for vault in vaults:
+            former = newest(vault, known)
+            _refuse_another_history(former, size, root)
+            old, count = former.size if former else 0, 0
+            if size > old:
+                count = _put_tiles(archive, vault, _tiles(conn, vault, old, size, root), old, size, tell)
         signed = _signed(archive, key, Checkpoint(key.origin, size, root), now)
-        _put_checkpoint(archive.vault, size, signed, now)
+        for vault in vaults:
+            _put_checkpoint(vault, size, signed, now)
     return Published(size, root, old, count)
 
 
@@ -165,13 +206,15 @@ def _edge_frontier(vault: Vault, size: int) -> list[bytes]:
     return [node(level, index) for level, index in merkle.subtrees(0, size)]
 
 
-def _put_tiles(archive: Archive, files: Iterable[tuple[Tile, bytes]], old: int, size: int, tell: Teller | None) -> int:
+def _put_tiles(
+    archive: Archive, vault: Vault, files: Iterable[tuple[Tile, bytes]], old: int, size: int, tell: Teller | None
+) -> int:
     """Put each, in parallel; the first error ends it."""
     count = 0
 
     def put(file: tuple[Tile, bytes]) -> None:
         tile, content = file
-        archive.vault.put(f"{FOLDER}/{tile.path}", content, sha256=sha256(content).digest(), size=len(content))
+        vault.put(f"{FOLDER}/{tile.path}", content, sha256=sha256(content).digest(), size=len(content))
 
     with ThreadPoolExecutor(archive.settings.vault_threads) as threads:
         waiting = iter(files)

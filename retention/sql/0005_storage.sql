@@ -11,3 +11,31 @@ GRANT UPDATE (kind, sealed_name) ON pseudonyms TO muniment_application;  -- a na
 
 -- 5 lost: captured after the last recovery point, and its content or its key is in no copy.
 ALTER TABLE records DROP CONSTRAINT records_state, ADD CONSTRAINT records_state CHECK (state BETWEEN 1 AND 5);
+
+-- ---------------------------------------------------------------- recovery points
+
+-- Second vaults that are a part of this archive (MUNIMENT_BACKUPS says where each is). What is published stands there
+-- before anybody can see it.
+CREATE TABLE backup_vaults (
+    name      text PRIMARY KEY CONSTRAINT backup_vaults_name CHECK (name ~ '^[a-z][a-z0-9-]{0,39}$'),
+    joined_at timestamptz NOT NULL,
+    left_at   timestamptz
+);
+
+-- The points that were taken. size: of the ledger; objects, bytes: of the vault at that moment.
+CREATE TABLE recovery_points (
+    point_id   uuid PRIMARY KEY,
+    vault      text NOT NULL CONSTRAINT recovery_points_vault REFERENCES backup_vaults,
+    taken_at   timestamptz NOT NULL,
+    size       bigint NOT NULL,
+    objects    bigint NOT NULL,
+    bytes      bigint NOT NULL,
+    checked_at timestamptz,
+    whole      boolean,
+    pruned_at  timestamptz,
+    CONSTRAINT recovery_points_checked CHECK ((checked_at IS NULL) = (whole IS NULL))
+);
+CREATE INDEX recovery_points_by_vault ON recovery_points (vault, taken_at);
+
+GRANT SELECT, INSERT, UPDATE ON backup_vaults, recovery_points TO muniment_application;
+GRANT SELECT ON backup_vaults, recovery_points TO muniment_auditor;

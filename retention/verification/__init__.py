@@ -27,6 +27,7 @@ from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import MunimentError, NotFound
 from retention.history import export, keys, offline, publishing
+from retention.history.keys import LogKey
 from retention.history.offline import Problem, Verified
 from retention.ledger import Event
 from retention.tlog import tiles
@@ -83,7 +84,7 @@ def verify(
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         known = keys.all_keys(conn)
         trusted = [*trusts] or [key.verifier for key in known[:1]]
-        published = _published(archive, trusted, found, telling("published entries"))
+        published = _published(archive, known, trusted, found, telling("published entries"))
         sizes = [published.size] if published else []
         there = entries.check(conn, sizes, telling("events"))
         found.size, found.root = there.size, there.root
@@ -121,7 +122,11 @@ def enter(archive: Archive, found: Verification, now: datetime) -> None:
 
 
 def _published(
-    archive: Archive, trusted: Sequence[Verifier], found: Verification, tell: Callable[[int, int], None]
+    archive: Archive,
+    known: Sequence[LogKey],
+    trusted: Sequence[Verifier],
+    found: Verification,
+    tell: Callable[[int, int], None],
 ) -> Verified | None:
     """The ledger in the vault, copied out and checked as an auditor does it."""
     if not trusted:
@@ -130,13 +135,14 @@ def _published(
     archive.settings.root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="verify-", dir=archive.settings.root) as folder:
         try:
-            copied = export.export(archive, Path(folder) / "ledger")
+            threads = archive.settings.vault_threads
+            copied = export.copy(archive.vault, known, Path(folder) / "ledger", threads, older=True)
         except NotFound:
             said = "missing: nothing was published yet (`muniment ledger publish`), or somebody removed it."
             found.add([Problem(f"vault {publishing.CHECKPOINT}", said)])
             return None
         except MunimentError as error:
-            found.add([Problem("vault ledger", str(error))])
+            found.add([Problem(f"vault {publishing.CHECKPOINT}", str(error))])
             return None
         checked = offline.verify(Path(folder) / "ledger", trusted, tell)
     found.published, found.checkpoints = checked.size, checked.checkpoints

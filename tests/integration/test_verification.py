@@ -58,7 +58,7 @@ def whole(settings: Settings, services: Services, tmp_path: Path, clock: Clock) 
 def test_an_archive_to_which_everything_happened(whole: Whole) -> None:
     found = verify(whole.archive)
     assert [str(problem) for problem in found.problems] == []
-    assert isinstance(found, Verification) and found.size == found.published and found.checkpoints == 2
+    assert isinstance(found, Verification) and found.size == found.published and found.checkpoints == 4  # with `checkpoint`
 
 
 # ---------------------------------------------------------------- the vault
@@ -92,7 +92,10 @@ def test_whatever_is_changed_in_the_vault_is_named(whole: Whole) -> None:
             "delete": None,
         }
         for way, tamper in ways.items():
-            path = chance.choice(files(whole.vault, folder))
+            paths = files(whole.vault, folder)
+            if tamper is None:  # an older partial tile may go: nobody needs it
+                paths = [path for path in paths if ".p" not in path.parent.suffix]
+            path = chance.choice(paths)
             before, mode = path.read_bytes(), path.stat().st_mode
             path.chmod(0o600)
             if tamper:
@@ -154,7 +157,7 @@ def looked(whole: Whole, published: Verified) -> list[str]:
 
 def test_whatever_is_changed_in_the_history_is_named(whole: Whole) -> None:
     with transaction(whole.archive.connections) as conn:
-        ((size, root),) = conn.execute("SELECT size, root FROM ledger_checkpoints").fetchall()
+        ((size, root),) = conn.execute("SELECT size, root FROM ledger_checkpoints ORDER BY size DESC LIMIT 1").fetchall()
     published = Verified(size, bytes(root))
     for said, statement in EVENTS.items():
         whole.conn.execute(statement.encode())

@@ -1,0 +1,364 @@
+"""Recovery points: taken, checked, pruned; and the second vault that everything published reaches first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from retention import backup, ledger, policy
+from retention.archive import Archive, open_archive
+from retention.backup import checking, points, pruning
+from retention.config import BackupVault, Settings
+from retention.database import transaction
+from retention.errors import MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
+from retention.history import keys, publishing
+from retention.ledger import Event
+from tests.archive_builder import SCHEDULE, Document, capture_all, load
+from tests.breaking import BreakingPool, BreakingVault, Broken, Writes, at
+from tests.office import files
+
+Clock = Callable[[], datetime]
+
+
+@pytest.fixture
+def archive(settings: Settings, tmp_path: Path, clock: Clock) -> Iterator[Archive]:
+    """Twenty records, a ledger with a key, and a second vault that has not joined yet."""
+    (tmp_path / "vault").mkdir()
+    disk = BackupVault("disk", f"file://{tmp_path}/second")
+    named = replace(settings, vault_url=f"file://{tmp_path}/vault", backups=(disk,))
+    with open_archive(named, clock()) as opened:
+        load(opened, clock)
+        keys.create(opened, "records.example.org/ledger", clock())
+        capture_all(opened, [Document("LONG", f"letter {n}") for n in range(20)], clock, tmp_path / "in")
+        yield opened
+
+
+def more(archive: Archive, clock: Clock, folder: Path, count: int, class_id: str = "LONG") -> None:
+    capture_all(archive, [Document(class_id, f"{folder.name} {n}") for n in range(count)], clock, folder)
+
+
+def append(archive: Archive, now: datetime) -> int:
+    with transaction(archive.connections) as conn:
+        return ledger.append(conn, [Event("fix", now, archive.agent, ())], now)
+
+
+def second(tmp_path: Path) -> dict[str, bytes]:
+    return files(tmp_path / "second")
+
+
+def whole(archive: Archive, clock: Clock) -> list[str]:
+    found = checking.check(archive, "disk", 1.0, clock())
+    return found.problems
+
+
+# ---------------------------------------------------------------- run
+
+
+def test_only_what_is_missing_is_copied(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    first = backup.run(archive, "disk", clock)
+    assert first.point is not None and first.problems == []
+    assert first.objects == first.copied == first.point.index.count == 22  # with a descriptor and the schedule
+    there = second(tmp_path)
+    ours = files(tmp_path / "vault")
+    copied = {key for key in there if key.split("/")[0] in ("records", "descriptors", "schedules")}
+    assert len(copied) == 22 and all(there[key] == ours[key] for key in copied)
+    again = backup.run(archive, "disk", clock)
+    assert again.point is not None and (again.copied, again.bytes, again.objects) == (0, 0, 22)
+    new = second(tmp_path).keys() - there.keys()
+    assert {key.split("/")[0] for key in new} == {"points", "pages", "ledger"}  # its rows and events; no object twice
+    assert first.point.index.objects == again.point.index.objects
+    more(archive, clock, tmp_path / "more", 5)
+    third = backup.run(archive, "disk", clock)
+    assert (third.copied, third.objects) == (6, 28)
+    listed = backup.listed(archive)
+    assert [one.objects for one in listed] == [28, 22, 22] and all(one.whole is None for one in listed)
+    assert whole(archive, clock) == []
+    assert all(one.whole for one in backup.listed(archive, "disk"))
+
+
+def test_what_a_class_names_and_what_comes_first(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    text = SCHEDULE.replace("title: Kept long", "title: Kept long\n    vital: true")
+    text = text.replace("title: Not verified", "title: Not verified\n    backup: {vaults: [elsewhere]}")
+    policy.load(archive, text, "test.yaml", clock())
+    more(archive, clock, tmp_path / "drafts", 3, "DRAFT")
+    more(archive, clock, tmp_path / "shorts", 3, "SHORT")
+    order: list[str] = []
+    given = archive.seconds["disk"]
+
+    class Watching:
+        def __getattr__(self, name: str) -> object:
+            return getattr(given, name)
+
+        def put_many(self, objects: list[object], threads: int) -> object:
+            order.extend(one.key for one in objects)  # type: ignore[attr-defined]
+            return given.put_many(objects, threads)  # type: ignore[arg-type]
+
+    done = backup.run(replace(archive, seconds={"disk": Watching()}), "disk", clock)  # type: ignore[dict-item]
+    assert done.problems == [] and done.point is not None
+    with transaction(archive.connections) as conn:
+        classes = {
+            str(row[0]): row[1]
+            for row in conn.execute("SELECT record_id, class_id FROM records JOIN classes USING (class_key)")
+        }
+    went = [classes[key.split("/")[1]] for key in order if key.startswith("records/")]
+    assert went == ["LONG"] * 20 + ["SHORT"] * 3
+    assert whole(archive, clock) == []
+
+
+def test_before_the_ledger_has_a_key_and_where_there_is_none(settings: Settings, tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "vault").mkdir()
+    disk = BackupVault("disk", f"file://{tmp_path}/second")
+    with open_archive(replace(settings, vault_url=f"file://{tmp_path}/vault", backups=(disk,)), clock()) as archive:
+        load(archive, clock)
+        with pytest.raises(NotFound, match="muniment ledger init"):
+            backup.run(archive, "disk", clock)
+        with pytest.raises(UsageError, match="expected one that MUNIMENT_BACKUPS names"):
+            backup.run(archive, "tape", clock)
+        assert not (tmp_path / "second").exists()
+
+
+def test_a_damaged_object_stops_no_other(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    path = next(iter(sorted((tmp_path / "vault/records").rglob("*/*"))))
+    path.chmod(0o600)
+    path.write_bytes(b"x" * path.stat().st_size)
+    done = backup.run(archive, "disk", clock)
+    (problem,) = done.problems
+    assert path.name in problem and done.copied == 21
+    assert any(path.name in one for one in whole(archive, clock))
+    assert backup.listed(archive)[0].whole is False
+
+
+def test_one_at_a_time(archive: Archive, clock: Clock) -> None:
+    with backup.alone(archive, "disk"), pytest.raises(Refused, match="twice at once"):
+        backup.run(archive, "disk", clock)
+
+
+def test_a_disk_that_is_not_mounted_is_no_empty_vault(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    backup.run(archive, "disk", clock)
+    (tmp_path / "second").rename(tmp_path / "away")
+    with pytest.raises(ServiceUnavailable, match="is its disk mounted"):
+        backup.run(archive, "disk", clock)
+    assert not (tmp_path / "second").exists()
+
+
+def test_another_archives_vault_is_refused(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    (tmp_path / "second/ledger").mkdir(parents=True)
+    (tmp_path / "second/ledger/checkpoint").write_text("another\n")
+    with pytest.raises(Refused, match="another ledger is published there"):
+        backup.run(archive, "disk", clock)
+    assert second(tmp_path).keys() == {"ledger/checkpoint"}
+
+
+# ---------------------------------------------------------------- what is published stands there first
+
+
+def test_what_anybody_sees_stands_in_the_second_vault(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    publishing.publish(archive, clock())
+    assert not (tmp_path / "second").exists()  # it has not joined
+    backup.run(archive, "disk", clock)
+    ledgers = [files(tmp_path / name / "ledger") for name in ("vault", "second")]
+    assert ledgers[0].keys() - ledgers[1].keys() <= {key for key in ledgers[0] if ".p/" in key or "checkpoints" in key}
+    append(archive, clock())
+    before = files(tmp_path / "vault/ledger")
+    (tmp_path / "second").rename(tmp_path / "away")
+    with pytest.raises(ServiceUnavailable, match="is its disk mounted"):
+        publishing.publish(archive, clock())
+    assert files(tmp_path / "vault/ledger") == before
+    (tmp_path / "away").rename(tmp_path / "second")
+    size = publishing.publish(archive, clock()).size
+    for name in ("vault", "second"):
+        assert f"\n{size}\n".encode() in (tmp_path / name / "ledger/checkpoint").read_bytes()
+    backup.leave(archive, "disk", clock())
+    (tmp_path / "second").rename(tmp_path / "away")
+    publishing.publish(archive, clock())
+    with pytest.raises(NotFound):
+        backup.leave(archive, "disk", clock())
+
+
+def test_written_through(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    publishing.through(archive, clock(), append(archive, clock()))  # nothing has joined: it waits for the night
+    assert not (tmp_path / "vault/ledger").exists()
+    backup.run(archive, "disk", clock)
+    position = append(archive, clock())
+    publishing.through(archive, clock(), position)
+    there = second(tmp_path)
+    publishing.through(archive, clock(), position)
+    assert second(tmp_path) == there  # it is there
+    with transaction(archive.connections) as conn:
+        newest = publishing.newest(archive.seconds["disk"], keys.all_keys(conn))
+    assert newest is not None and newest.size == position + 1
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_whatever_is_changed_in_the_second_vault_is_named(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    """A byte of each kind of file, at random; a file that is gone, cut, or strange."""
+    for n in range(2):
+        more(archive, clock, tmp_path / f"more{n}", 2)
+        backup.run(archive, "disk", clock)
+    assert whole(archive, clock) == []
+    root, chance = tmp_path / "second", random.Random(7)
+    kinds: dict[str, list[Path]] = {}
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if path.is_file() and not any(part.startswith(".") for part in parts):
+            kinds.setdefault("/".join(parts[:2]) if parts[0] == "ledger" else parts[0], []).append(path)
+    assert kinds.keys() >= {"records", "descriptors", "schedules", "pages", "points", "safe", "ledger/checkpoint"}
+    for kind, paths in kinds.items():
+        for way in ("flip", "cut", "gone"):
+            path = chance.choice(paths)
+            name, content = str(path.relative_to(root)), path.read_bytes()
+            path.chmod(0o600)
+            if way == "flip":
+                place = chance.randrange(len(content))
+                path.write_bytes(
+                    content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
+                )
+            elif way == "cut":
+                path.write_bytes(content[:-1])
+            else:
+                path.unlink()
+            problems = whole(archive, clock)
+            if way == "gone" and (kind in ("points", "safe") or ".p/" in name):
+                assert len(points.listed(archive.seconds["disk"])) == 2 or kind == "points"  # nobody needs that one
+            else:
+                part = name if not kind.startswith("ledger") else "ledger"
+                assert any(part in one for one in problems), (kind, way, name, problems)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+    (root / "records/strange").write_bytes(b"x")
+    (root / "other").write_bytes(b"x")
+    found = checking.check(archive, "disk", 1.0, clock())
+    assert [one.partition(":")[0] for one in found.problems] == ["other"] and found.left == 1
+
+
+def test_a_share_of_the_objects_is_read_others_each_day(archive: Archive, clock: Clock) -> None:
+    backup.run(archive, "disk", clock)
+    day, seen = clock(), 0
+    for n in range(4):
+        found = checking.check(archive, "disk", 0.25, day + timedelta(days=n))
+        seen += found.read
+    assert seen == found.objects == 22
+    assert checking.check(archive, "disk", 0.0, day).read == 0
+
+
+# ---------------------------------------------------------------- prune
+
+
+def test_what_nothing_names_goes(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    """A point goes with its pages and the objects that no other names; what was left behind by a crash goes too."""
+    taken = []
+    for n in range(3):
+        more(archive, clock, tmp_path / f"more{n}", 2)
+        taken.append(backup.run(archive, "disk", clock).point)
+    only = next(iter((tmp_path / "vault/records").rglob("*/*")))
+    with transaction(archive.connections) as conn:  # a record that goes: the newest point does not name it
+        conn.execute("DELETE FROM contents WHERE record_id::text = %s", (only.parent.name,))
+    last = backup.run(archive, "disk", clock).point
+    assert last is not None
+    left = tmp_path / "second/records/00000000-0000-0000-0000-000000000001"
+    left.mkdir()
+    (left / ("a" * 64)).write_bytes(b"left behind")
+    (tmp_path / "second/pages" / ("b" * 64)).write_bytes(b"left behind")
+    said = pruning.prune(archive, "disk", clock(), only_say=True)
+    assert set(said.points) == {one.id for one in taken if one} and said.objects == 0
+    assert len(points.listed(archive.seconds["disk"])) == 4
+    done = pruning.prune(archive, "disk", clock())
+    assert set(done.points) == set(said.points) and done.kept == {last.id: done.kept[last.id]}
+    assert done.objects == 2 and done.pages > 0  # the one that went, and the one that was left behind
+    assert points.listed(archive.seconds["disk"]) == [last.id]
+    assert not (tmp_path / "second/records" / only.parent.name).exists() and not left.exists()
+    assert [one.id for one in backup.listed(archive)] == [last.id]
+    found = checking.check(archive, "disk", 1.0, clock())
+    assert (found.problems, found.left) == ([], 0)
+    again = pruning.prune(archive, "disk", clock())
+    assert (again.points, again.objects, again.pages) == ([], 0, 0)
+
+
+def test_the_newest_that_is_whole_stays(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    first = backup.run(archive, "disk", clock).point
+    before = second(tmp_path).keys()
+    second_point = backup.run(archive, "disk", clock).point
+    assert first is not None and second_point is not None
+    new = [key for key in second(tmp_path).keys() - before if key.startswith("pages/")]
+    index = f"pages/{second_point.index_sha256}"
+    (tmp_path / "second" / next(key for key in sorted(new) if key != index)).unlink()
+    done = pruning.prune(archive, "disk", clock())
+    assert done.points == [] and done.kept[first.id][0] == "newest that is whole"
+
+
+def test_copies_of_the_key_safe_have_a_short_history(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    """Older than a week they go, but for the newest: what they open was destroyed since."""
+    backup.run(archive, "disk", clock)
+    archive.safe.current("ANOTHER", clock().date(), clock())
+    backup.run(archive, "disk", clock)
+    folder = tmp_path / "second/safe"
+    assert len(list(folder.iterdir())) == 2
+    assert pruning.prune(archive, "disk", clock() + timedelta(days=6)).safes == 0
+    newest = max(path.name for path in folder.iterdir())
+    assert pruning.prune(archive, "disk", clock() + timedelta(days=8)).safes == 1
+    assert [path.name for path in folder.iterdir()] == [newest]
+    assert pruning.prune(archive, "disk", clock() + timedelta(days=800)).safes == 0
+    assert newest.endswith(
+        f"-{__import__('hashlib').sha256((archive.settings.keys / 'safe.age').read_bytes()).hexdigest()}"
+    )
+
+
+# ---------------------------------------------------------------- it may die anywhere
+
+
+def breaking(archive: Archive, writes: Writes) -> Archive:
+    """The same, dying at a write: of the database, of either vault."""
+    verbs = ("put", "put_many", "replace", "erase")
+    return replace(
+        archive,
+        connections=BreakingPool(archive.connections, writes),  # type: ignore[arg-type]
+        vault=BreakingVault(archive.vault, writes, verbs),
+        seconds={"disk": BreakingVault(archive.seconds["disk"], writes, verbs)},
+    )
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+def test_a_run_and_a_prune_die_at_each_write_and_are_run_again(
+    archive: Archive, clock: Clock, tmp_path: Path, persisted: bool
+) -> None:
+    """Whatever was written by then: each point that is there is whole, and the same is run again to its end."""
+
+    def run(of: Archive) -> None:
+        assert backup.run(of, "disk", clock).problems == []
+
+    def prune(of: Archive) -> None:
+        pruning.prune(of, "disk", clock())
+
+    for step, least in ((run, 8), (prune, 3)):
+        number, broke = 0, True
+        while broke:
+            number += 1
+            more(archive, clock, tmp_path / f"{step.__name__}{number}", 1)
+            writes = at(number, persisted=persisted)
+            try:
+                step(breaking(archive, writes))
+            except Broken:
+                pass
+            except MunimentError as error:
+                assert writes.broke, error
+            broke = writes.broke
+            if (tmp_path / "second/points").exists():
+                found = checking.look(archive.seconds["disk"], _known(archive), 1.0, clock().date(), 4)
+                assert found.problems == [], (number, found.problems)
+        assert number > least
+        run(archive)
+    prune(archive)
+    found = checking.check(archive, "disk", 1.0, clock())
+    assert (found.problems, found.left, len(found.whole)) == ([], 0, 1)
+
+
+def _known(archive: Archive) -> list[keys.LogKey]:
+    with transaction(archive.connections) as conn:
+        return keys.all_keys(conn)
