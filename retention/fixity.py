@@ -6,17 +6,21 @@ Rules of this module:
 - The digest is that of the sealed bytes, so nothing is opened. What is read by whom needs no key.
 - When it was read (`verified_at`) and its PREMIS event (fix) commit together, a batch at a time: an event names the
   objects that were whole, another one those that were not. What is damaged keeps its former time: it comes first again.
+- What is damaged or missing is healed from a second vault that has it whole, by its digest; its event (rec) follows
+  the one that says that it was damaged. What no second vault has whole stays damaged.
 - Running it twice reads the next ones. What was destroyed meanwhile is no finding.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from tempfile import TemporaryFile
 from uuid import UUID
 
 from psycopg import sql
@@ -60,6 +64,12 @@ class Checked:
     read: int = 0
     bytes: int = 0
     damaged: dict[UUID, str] = field(default_factory=dict)
+    healed: dict[UUID, str] = field(default_factory=dict)  # of these, from which second vault
+
+    @property
+    def left(self) -> dict[UUID, str]:
+        """What is damaged still."""
+        return {subject: why for subject, why in self.damaged.items() if subject not in self.healed}
 
 
 def oldest(conn: Connection, share: float) -> tuple[int, Iterator[list[Object]]]:
@@ -109,12 +119,41 @@ def run(archive: Archive, share: float, clock: Callable[[], datetime], tell: Tel
             wrong = {one.subject_id: why for one, why in read(archive, batch) if why is not None}
             whole = [one.subject_id for one in batch if one.subject_id not in wrong]
             with transaction(archive.connections) as conn:
-                found.damaged |= _enter(conn, archive, whole, wrong, clock())
+                damaged = _enter(conn, archive, whole, wrong, clock())
+            found.damaged |= damaged
+            for one in batch:
+                if one.subject_id in damaged and (name := _heal(archive, one, clock())) is not None:
+                    found.healed[one.subject_id] = name
             found.read += len(batch)
             found.bytes += sum(one.sealed_bytes for one in batch)
             if tell:
                 tell(found.read, most)
     return found
+
+
+def _heal(archive: Archive, one: Object, now: datetime) -> str | None:
+    """The name of the second vault that had it whole; the object is as it was, and the history says so."""
+    for name, second in archive.seconds.items():
+        try:
+            with second.open(one.key) as source, TemporaryFile() as copy:
+                shutil.copyfileobj(source, copy)
+                copy.seek(0)
+                if digest_of(copy)[0] != one.sealed_sha256:
+                    continue
+                stored = archive.vault.mend(one.key, one.version, copy, sha256=one.sealed_sha256, size=one.sealed_bytes)
+        except (NotFound, Damaged):
+            continue
+        with transaction(archive.connections) as conn:
+            for statement in (
+                "UPDATE contents SET version = %s WHERE record_id = %s",
+                "UPDATE quarantine SET version = %s WHERE quarantine_id = %s",
+                "UPDATE object_locks SET version = %s WHERE subject_id = %s",
+            ):
+                conn.execute(statement.encode(), (stored.version, one.subject_id))
+            detail = {"healed": 1, "versions": [stored.version]}
+            ledger.append(conn, [Event("rec", now, archive.agent, (one.subject_id,), detail=detail)], now)
+        return name
+    return None
 
 
 def _enter(

@@ -24,20 +24,22 @@ def fixity_run(
 ) -> None:
     """Read a share of all documents again: two percent a night read each within fifty nights.
 
-    Exits 1 if one is not what was captured, and names it."""
+    What is damaged is healed from a second vault that has it whole. Exits 1 if one is damaged still, and names it."""
     from retention import fixity
 
     with opened(context.obj) as archive, progress("documents read") as show:
         done = fixity.run(archive, share / 100, now, show)
     damaged = {str(subject): why for subject, why in sorted(done.damaged.items())}
+    healed = {str(subject): name for subject, name in sorted(done.healed.items())}
 
     def people() -> None:
         for subject, why in damaged.items():
-            print(f"{subject}: {why}")
-        print(f"{done.read:,} documents read, {done.bytes:,} bytes: {len(damaged) or 'none'} damaged")
+            print(f"{subject}: {why}" + (f" Healed from {healed[subject]}." if subject in healed else ""))
+        said = f"{len(damaged) or 'none'} damaged, {len(healed) or 'none'} healed"
+        print(f"{done.read:,} documents read, {done.bytes:,} bytes: {said}")
 
-    answer(context.obj, {"read": done.read, "bytes": done.bytes, "damaged": damaged}, people)
-    if damaged:
+    answer(context.obj, {"read": done.read, "bytes": done.bytes, "damaged": damaged, "healed": healed}, people)
+    if done.left:
         raise typer.Exit(1)
 
 

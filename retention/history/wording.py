@@ -406,7 +406,9 @@ SHAPES = (
         *("rec", "restored point records lost documents"),
         "the archive was restored from recovery point {point}, and brought to {restored} events",
     ),
-    Shape("rec", "healed versions", "its bytes were healed from a second vault, and are again those that were captured"),
+    Shape(
+        "rec", "healed versions", "its bytes were healed from a second vault, and are again those that were captured"
+    ),
     Shape("rec", "versions", "its sealed bytes were copied to the vault of the restored archive"),
     Shape(
         "rec", "lost", "it is lost | its content or its key was in no copy when the archive was restored", failed=True

@@ -7,6 +7,7 @@ Rules of every vault (tests/conformance/ holds each of them over every backend):
   What it does not do in a folder is reading back: the digest is that of the bytes that were handed to the disk.
 - `replace` is for the one object that is not for ever, the newest checkpoint of the ledger. Whoever reads meanwhile
   gets the former object or the new one, whole.
+- `mend` gives an object whose bytes were damaged the right ones, with the lock and the hold that it had.
 - `put` returns only after the stored object was read back and its bytes, digest and (where a lock was
   asked) lock were seen to be right. What was not read back is not stored.
 - An object is visible whole or not at all; a crash leaves nothing under its key.
@@ -161,6 +162,13 @@ class Vault(Protocol):
         """Put `content` in the place of whatever stands there, and read it back; then the former versions go.
 
         Raises Refused if one of them is locked or held. One at a time: the caller sees to it."""
+        ...
+
+    def mend(self, key: str, version: str, content: bytes | BinaryIO, *, sha256: bytes, size: int) -> Stored:
+        """Put the right bytes in the place of damaged or missing ones, and read them back: the version to open now.
+
+        Lock and hold of the damaged version are on the new one before it goes; where it is locked it stays beside.
+        Raises Damaged, with nothing changed, if the content is not what `sha256` and `size` say."""
         ...
 
     def open(self, key: str, version: str = "") -> BinaryIO:

@@ -137,20 +137,29 @@ class LocalVault:
         return Stored(one.key, facts.st_size, "", one.sha256, None, False, _when(facts))
 
     def replace(self, key: str, content: bytes) -> Stored:
-        digest, unfinished = hashlib.sha256(content).digest(), f"{UNFINISHED}{secrets.token_hex(8)}"
+        digest = hashlib.sha256(content).digest()
         with self._locks_held():
             lock, hold = self._state(key)
             refuse_if_kept(Stored(key, 0, "", None, lock, hold), datetime.now(UTC))
-            with _plainly("replace", key), self._parent(key, make=True) as (directory, name):
-                try:
-                    _write(directory, unfinished, key, content, sha256=digest, size=len(content))
-                    os.replace(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
-                except BaseException:
-                    with suppress(FileNotFoundError):
-                        os.unlink(unfinished, dir_fd=directory)
-                    raise
-                os.fsync(directory)
+            self._put_over(key, content, digest, len(content))
         return self._stored(key, digest)
+
+    def _put_over(self, key: str, content: bytes | BinaryIO, sha256: bytes, size: int) -> None:
+        """Whatever stands there is replaced, at once and whole."""
+        unfinished = f"{UNFINISHED}{secrets.token_hex(8)}"
+        with _plainly("replace", key), self._parent(key, make=True) as (directory, name):
+            try:
+                _write(directory, unfinished, key, content, sha256=sha256, size=size)
+                os.replace(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(unfinished, dir_fd=directory)
+                raise
+            os.fsync(directory)
+
+    def mend(self, key: str, version: str, content: bytes | BinaryIO, *, sha256: bytes, size: int) -> Stored:
+        self._put_over(key, content, sha256, size)  # what stands beside it, lock and hold, stays
+        return self._stored(key, sha256)
 
     def open(self, key: str, version: str = "") -> BinaryIO:
         with _plainly("open", key), self._parent(key) as (directory, name):

@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -169,6 +170,26 @@ class S3Vault:
             version = next(iter(self._all_of(key)[0]), "")
         seen = self._read_back(key, version, digest, None)
         self._delete(key, [one for one in former if one != seen.version])
+        return seen
+
+    def mend(self, key: str, version: str, content: bytes | BinaryIO, *, sha256: bytes, size: int) -> Stored:
+        target = self._at(key)
+        given = Content.verified(key, content, sha256=sha256, size=size)
+        try:
+            former, at = self._stat(key, version or self._first_or_absent(key))
+        except NotFound:  # that version is gone: another one may stand there
+            if (there := self._first(key)) is None:
+                return self.put(key, content, sha256=sha256, size=size)
+            former, at = self._stat(key, there)
+        lock = former.lock if former.lock is not None and former.lock.until > at else None
+        fresh = upload(self._client, self._place, key, given, {**target, **_lock_headers(lock)}, {}, self._wire) or ""
+        if self._has_versions() and not fresh:
+            fresh = next(iter(self._all_of(key)[0]), "")
+        seen = self._read_back(key, fresh, sha256, lock)
+        if former.hold:
+            seen = replace(self.hold(key, seen.version, True), sha256=sha256)
+        if former.version != seen.version and not former.hold and lock is None:
+            self._delete(key, [former.version])
         return seen
 
     def open(self, key: str, version: str = "") -> BinaryIO:

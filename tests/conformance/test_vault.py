@@ -124,6 +124,36 @@ def test_what_is_replaced_is_gone(vault: Vault) -> None:
     assert vault.erase(KEY) == 1
 
 
+def test_damaged_bytes_are_mended(vault: Vault) -> None:
+    damaged = put(vault, KEY, b"the rihgt bytes")
+    right = hashlib.sha256(b"the right bytes").digest()
+    with pytest.raises(Damaged):
+        vault.mend(KEY, damaged.version, b"others", sha256=right, size=15)
+    assert read(vault, KEY, damaged.version) == b"the rihgt bytes"
+    for content in (b"the right bytes", io.BytesIO(b"the right bytes")):
+        stored = vault.mend(KEY, damaged.version, content, sha256=right, size=15)
+        assert (stored.sha256, stored.size) == (right, 15)
+        assert read(vault, KEY, stored.version) == read(vault, KEY) == b"the right bytes"
+        damaged = stored
+    assert vault.erase(KEY) == 1
+    gone = vault.mend(KEY, "", b"the right bytes", sha256=right, size=15)
+    assert read(vault, KEY, gone.version) == b"the right bytes"
+
+
+@pytest.mark.parametrize("store", KEEPING_LOCKS, indirect=True)
+def test_what_is_mended_is_kept_as_it_was(vault: Vault) -> None:
+    damaged = put(vault, KEY, b"the rihgt bytes", soon())
+    vault.hold(KEY, damaged.version, True)
+    right = hashlib.sha256(b"the right bytes").digest()
+    stored = vault.mend(KEY, damaged.version, b"the right bytes", sha256=right, size=15)
+    seen = vault.stat(KEY, stored.version)
+    assert seen.hold and seen.lock is not None
+    assert seen.lock.until >= soon().until.replace(microsecond=0) - timedelta(seconds=60)
+    assert read(vault, KEY, stored.version) == b"the right bytes"
+    with pytest.raises(Refused):
+        vault.erase(KEY)
+
+
 def test_whoever_reads_what_is_replaced_gets_one_of_both_whole(vault: Vault) -> None:
     texts = [f"{number}".encode() * 10_000 for number in range(6)]
     vault.replace(KEY, texts[0])

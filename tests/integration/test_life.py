@@ -104,7 +104,7 @@ PLACES = {
     "disposition/rejected": {"sweep", "take_effect"},
     "disposition/reviewing": {"_lapse", "_progress", "_word", "approved", "review"},
     "disposition/transfers": {"acknowledge", "give_up"},
-    "fixity": {"_enter"},
+    "fixity": {"_enter", "_heal"},
     "history/keys": {"_introduce"},
     "holds/__init__": {"_held", "_joined", "_too_late", "place", "review", "take_effect"},
     "holds/production": {"produce"},
@@ -368,7 +368,8 @@ def _backs_up(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path
         path.write_bytes(there)
         assert bool(backup.run(with_disk, "disk", clock).problems) == (there != content)
         assert bool(checking.check(with_disk, "disk", 1.0, clock()).problems) == (there != content)
-    path.chmod(0o400)
+    path.write_bytes(content[:-1])
+    assert fixity.run(with_disk, 1.0, clock).healed == {ids["kept"]: "disk"}
     assert len(pruning.prune(with_disk, "disk", clock()).points) == 1
     backup.leave(with_disk, "disk", clock())
 
