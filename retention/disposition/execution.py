@@ -40,6 +40,7 @@ from retention.disposition import certificate, erasure, transfers
 from retention.disposition.plans import Plan, cut, digests, show
 from retention.engine import Decision
 from retention.errors import Damaged, NotFound, Refused, UsageError
+from retention.history.publishing import write_through
 from retention.ledger import Event
 from retention.locks import SHORT
 from retention.model import RecordState
@@ -429,6 +430,11 @@ def _locked_in_vault(archive: Archive, ids: Sequence[UUID], now: datetime) -> se
 
 
 def _destroy(run: _Run, ids: Sequence[UUID]) -> None:
+    """After T1 is in every second vault: a restore would else bring back what was destroyed since its point."""
+    otherwise = (
+        "Nothing more is destroyed before its event stands in the second vault. Run the same again when it is back."
+    )
+    write_through(run.archive, ids, run.clock(), otherwise)
     run.failed += erasure.destroy(run.archive, run.plan.id, ids, run.clock)
     run.progress(len(ids))
 

@@ -19,17 +19,18 @@ Rules of this module (c2sp.org/tlog-tiles, c2sp.org/tlog-checkpoint):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from itertools import islice
+from uuid import UUID
 
 from retention import ledger, merkle
 from retention.archive import Archive
 from retention.database import Connection, transaction
-from retention.errors import Damaged, NotFound, Refused, UsageError
+from retention.errors import Damaged, MunimentError, NotFound, Refused, UsageError
 from retention.history import keys
 from retention.history.keys import LogKey
 from retention.tlog import checkpoint, tiles
@@ -68,6 +69,20 @@ def publish(archive: Archive, now: datetime, tell: Teller | None = None) -> Publ
         if guard.execute("SELECT pg_try_advisory_xact_lock(hashtext(%s))", (_PUBLISHING,)).fetchone() != (True,):
             raise Refused("refusing to publish the ledger twice at once: another process is at it. Wait for it.")
         return _publish(archive, now, tell)
+
+
+def write_through(archive: Archive, subjects: Sequence[UUID], now: datetime, otherwise: str) -> None:
+    """`through` for the newest event of these subjects. Where it cannot be, the error says `otherwise` too."""
+    with transaction(archive.connections) as conn:
+        row = conn.execute(
+            "SELECT max(position) FROM event_subjects WHERE subject_id = ANY(%s)", (list(subjects),)
+        ).fetchone()
+    if row is None or row[0] is None:
+        return
+    try:
+        through(archive, now, row[0])
+    except MunimentError as error:
+        raise type(error)(f"{error} {otherwise}") from error
 
 
 def through(archive: Archive, now: datetime, position: int) -> None:

@@ -37,6 +37,7 @@ from retention.approvals import Kind, Proposal
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.errors import Refused, UsageError
+from retention.history.publishing import write_through
 from retention.holds import flags, register
 from retention.holds.register import Mode
 from retention.holds.scopes import (
@@ -111,6 +112,9 @@ def exclusive(conn: Connection) -> None:
 def place(archive: Archive, scope: Scope, mode: Mode, matter: Matter, now: datetime) -> Placed:
     """Hold what is in scope. Running it again finds the same hold and adds only what matches since.
 
+    Where second vaults have joined, it is acknowledged when its event is there: else it is in force, and the error of
+    the vault says that it would be lost with this archive.
+
     Raises UsageError for a scope or a matter that says nothing, NotFound for a name that nothing has."""
     check(scope)
     _check_matter(matter, now)
@@ -148,6 +152,8 @@ def place(archive: Archive, scope: Scope, mode: Mode, matter: Matter, now: datet
             event = Event("poa", now, archive.agent, (hold_id,), detail=detail)
             held = _held(conn, archive, hold_id, apart, now)
             ledger.append(conn, [event, *held, *_too_late(archive, hold_id, taken.too_late, now)], now)
+    otherwise = f"Hold {hold_id} is in force here; its event is in no second vault yet. Place it again when it is back."
+    write_through(archive, [hold_id], now, otherwise)
     return Placed(hold_id, members, size, taken.added, len(apart), taken.unsearchable, taken.too_late, new)
 
 

@@ -7,18 +7,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from retention import backup, ledger, policy
+from retention import approvals, backup, holds, ledger, policy, signatures
 from retention.archive import Archive, open_archive
 from retention.backup import checking, points, pruning
 from retention.config import BackupVault, Settings
 from retention.database import transaction
+from retention.disposition import execution, proposing, reviewing
+from retention.disposition.reviewing import Decided, Decision, Selection
+from retention.effects import EFFECTS
 from retention.errors import MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
 from retention.history import keys, publishing
+from retention.holds import Matter
+from retention.holds.register import Mode
+from retention.holds.scopes import Scope
 from retention.ledger import Event
-from tests.archive_builder import SCHEDULE, Document, capture_all, load
+from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
 from tests.breaking import BreakingPool, BreakingVault, Broken, Writes, at
 from tests.office import files
 
@@ -192,6 +199,62 @@ def test_written_through(archive: Archive, clock: Clock, tmp_path: Path) -> None
     with transaction(archive.connections) as conn:
         newest = publishing.newest(archive.seconds["disk"], keys.all_keys(conn))
     assert newest is not None and newest.size == position + 1
+
+
+def test_a_hold_is_acknowledged_when_its_event_is_there(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    backup.run(archive, "disk", clock)
+    with transaction(archive.connections) as conn:
+        records = [row[0] for row in conn.execute("SELECT record_id FROM records ORDER BY 1 LIMIT 2")]
+    matter = Matter("Levi v. Cohen", "CFO", clock().date() + timedelta(days=90))
+    (tmp_path / "second").rename(tmp_path / "away")
+    with pytest.raises(ServiceUnavailable, match="is its disk mounted.* is in force here; its event is in no second"):
+        holds.place(archive, Scope(records=tuple(records)), Mode.STATIC, matter, clock())
+    with transaction(archive.connections) as conn:
+        assert conn.execute("SELECT count(*) FROM hold_members").fetchone() == (2,)
+    (tmp_path / "away").rename(tmp_path / "second")
+    placed = holds.place(archive, Scope(records=tuple(records)), Mode.STATIC, matter, clock())
+    assert not placed.new and str(placed.hold_id).encode() in published(tmp_path)
+
+
+def test_nothing_is_destroyed_before_its_event_is_there(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    old = clock().date() - timedelta(days=800)
+    documents = [Document("SHORT", f"old {n}", received=old) for n in range(3)]
+    going = capture_all(archive, documents, clock, tmp_path / "old")
+    enrol(archive, clock)
+    backup.run(archive, "disk", clock)
+    plan = approved(archive, clock)
+    (tmp_path / "second").rename(tmp_path / "away")
+    with pytest.raises(ServiceUnavailable, match="Nothing more is destroyed before its event stands"):
+        execution.execute(archive, plan, clock)
+    with transaction(archive.connections) as conn:
+        found = conn.execute(
+            "SELECT count(*), min(state), max(state) FROM records JOIN subject_keys ON subject_id = record_id "
+            "WHERE record_id = ANY(%s)",
+            (going,),
+        ).fetchone()
+    assert found == (3, 2, 2)  # marked as destroying, and every key is there
+    assert all(any((tmp_path / "vault/records" / str(record)).iterdir()) for record in going)
+    (tmp_path / "away").rename(tmp_path / "second")
+    assert execution.execute(archive, plan, clock).outcomes == {"destroyed": 3}
+    there = published(tmp_path)
+    assert all(str(record).encode() in there for record in going) and b'"state":"destroying"' in there
+
+
+def approved(archive: Archive, clock: Clock) -> UUID:
+    """A plan of all that is due, signed by two."""
+    plan = proposing.propose(archive, clock()).plan
+    assert plan is not None
+    reviewing.review(archive, plan, Selection(everything=True), Decided(Decision.APPROVE), clock())
+    for name in ("Ruth Levi", "Dan Cohen"):
+        with transaction(archive.connections) as conn:
+            statement = approvals.show(conn, plan).statement or ""
+        approvals.sign(archive, plan, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
+    return plan
+
+
+def published(tmp_path: Path) -> bytes:
+    """Every entry that stands in the second vault."""
+    return b"".join(content for path, content in second(tmp_path).items() if path.startswith("ledger/tile/entries"))
 
 
 # ---------------------------------------------------------------- check
