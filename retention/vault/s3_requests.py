@@ -27,6 +27,8 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -214,7 +216,10 @@ def _transient(error: ClientError | BotoCoreError) -> bool:
         return code_of(error) in _TRANSIENT_CODES or (
             status in _TRANSIENT_STATUS and code_of(error) not in UNKNOWN_REQUEST
         )
-    return isinstance(error, HTTPClientError | IncompleteReadError) and not isinstance(error, SSLError)
+    # botocore counts a connection that was never made (refused, no name, no route) among no HTTPClientError.
+    return isinstance(
+        error, HTTPClientError | EndpointConnectionError | ConnectTimeoutError | IncompleteReadError
+    ) and not isinstance(error, SSLError)
 
 
 def meaning(

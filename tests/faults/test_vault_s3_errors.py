@@ -6,20 +6,23 @@ SeaweedFS stands behind a proxy that does what a test says.
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
 
 from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
-from retention.vault import ensure_vault, s3_content, s3_versions
+from retention.vault import ensure_vault, s3_content, s3_requests, s3_versions
 from retention.vault.base import Lock, LockMode, Stored
 from retention.vault.s3 import S3Vault
 from retention.vault.s3_requests import Place, connect, place_of
@@ -361,6 +364,32 @@ def test_a_store_that_is_away_is_unavailable() -> None:
     away = Place("none", endpoint="http://127.0.0.1:9", region="us-east-1", attempts=2, first_wait=0.001)
     with pytest.raises(ServiceUnavailable, match="start it"):
         S3Vault(away, connect(away, "key", "secret")).check()
+
+
+def test_a_store_that_is_only_starting_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    waited: list[float] = []
+
+    class Store(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 10:00:00 GMT\r\nContent-Length: 0\r\n\r\n")
+
+    with ExitStack() as started:
+
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 2:
+                listener = started.enter_context(ThreadingHTTPServer(("127.0.0.1", port), Store))
+                started.callback(listener.shutdown)
+                threading.Thread(target=listener.serve_forever, daemon=True).start()
+
+        monkeypatch.setattr(s3_requests, "time", SimpleNamespace(sleep=sleep))
+        url = f"s3://ready?endpoint=http://127.0.0.1:{port}&region=us-east-1"
+        vault = S3Vault(place_of(url), connect(place_of(url), server.access_key, server.secret_key))
+        assert vault.time() == datetime(2026, 11, 23, 10, tzinfo=UTC)
+    assert len(waited) == 2
 
 
 def test_erase_reads_the_errors_of_an_answer_of_200(vault: S3Vault, proxy: Proxy, place: Place) -> None:
