@@ -17,31 +17,16 @@ Rules of this module:
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
-from muniment_command import run
+from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
+from muniment_command import CATALOG, refuse, run
 
-log = logging.getLogger(__name__)
-CATALOG = Asset("muniment://catalog")
 NIGHTLY = "0 2 * * *"  # UTC: after disposition_cycle, before the report
 RETRY = timedelta(minutes=5)
 SHARE = 2.0  # percent of the documents a night: each is read within fifty nights, of the ninety that are allowed
-
-
-def refuse(found: Mapping[str, str], said: str) -> None:
-    """Red, with everything that was found in the log."""
-    for where, what in found.items():
-        log.error("%s: %s", where, what)
-    if found:
-        raise AirflowFailException(
-            f"{len(found)} {said}. They are named above. Keep everything as it is until it is clear why."
-        )
 
 
 @task(retries=2, retry_delay=RETRY)

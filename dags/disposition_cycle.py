@@ -27,10 +27,9 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
-from muniment_command import run
+from muniment_command import CATALOG, run
 
 log = logging.getLogger(__name__)
-CATALOG = Asset("muniment://catalog")
 APPROVALS = Asset("muniment://approvals")
 NIGHTLY = "0 1 * * *"  # UTC: before the daily report, and after midnight from Lisbon to Jerusalem
 OFTEN = "*/15 * * * *"

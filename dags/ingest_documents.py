@@ -25,13 +25,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Asset, get_current_context, task
+from airflow.sdk import DAG, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
-from muniment_command import run
+from muniment_command import CATALOG, run
 
 from ingest.sources import SourceConfig, load_sources
 
-CATALOG = Asset("muniment://catalog")
 BATCHES_A_TASK = 4  # a mapped task costs half a second of scheduling, and an import of Great Expectations
 TASKS_A_RUN = 16
 TASKS_AT_ONCE = int(os.environ.get("MUNIMENT_TASKS_AT_ONCE", "1"))  # one task keeps every core of a machine busy

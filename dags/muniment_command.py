@@ -27,10 +27,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 log = logging.getLogger(__name__)
 
+CATALOG = Asset("muniment://catalog")  # what the report follows
 GREEN, RED, USAGE, REFUSED = 0, 1, 2, 3
 STOP_SECONDS = 4.0  # a supervisor of Airflow kills its task 5 s after it asked it to stop
 _PR_SET_PDEATHSIG = 1
@@ -62,6 +64,16 @@ def run(arguments: Sequence[str], say: Callable[[str], None] = log.info) -> dict
         raise AirflowException(f"{spoken}: killed by {signal.Signals(-code).name}. Running it again is safe.")
     failure = AirflowFailException if code in (USAGE, REFUSED) else AirflowException
     raise failure(f"{spoken}: exit code {code}. {last or 'It said nothing on stderr.'}")
+
+
+def refuse(found: Mapping[str, str], said: str) -> None:
+    """Red, with everything that was found in the log."""
+    for where, what in found.items():
+        log.error("%s: %s", where, what)
+    if found:
+        raise AirflowFailException(
+            f"{len(found)} {said}. They are named above. Keep everything as it is until it is clear why."
+        )
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -12,8 +12,8 @@ import logging
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, task
-from muniment_command import run
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+from muniment_command import CATALOG, run
 
 log = logging.getLogger(__name__)
 DAILY = "30 5 * * *"  # UTC: on the desk before the day begins, from Lisbon to Jerusalem
@@ -34,7 +34,7 @@ with DAG(
     description="The compliance report of the whole catalog",
     schedule=AssetOrTimeSchedule(
         timetable=CronTriggerTimetable(DAILY, timezone="UTC", run_immediately=timedelta(0)),
-        assets=[Asset("muniment://catalog")],
+        assets=[CATALOG],
     ),
     catchup=False,
     max_active_runs=1,

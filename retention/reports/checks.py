@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from retention.reports import continuity
+from retention.reports.continuity import Continuity
 from retention.reports.model import (
     Assured,
     Check,
@@ -68,6 +70,7 @@ class Facts:
     requests: PersonRequests | None = None
     disposition: Disposition | None = None
     assured: Assured | None = None
+    continuity: Continuity | None = None
 
 
 def check(facts: Facts) -> tuple[Check, ...]:
@@ -107,6 +110,7 @@ def check(facts: Facts) -> tuple[Check, ...]:
     )
     order = list(Status)
     found = [made for one in every if (made := one(facts)) is not None]
+    found += continuity.checks(facts.continuity, facts.now) if facts.continuity else []
     return tuple(sorted(found, key=lambda made: order.index(made.status)))
 
 

@@ -100,7 +100,8 @@ SELECT CASE WHEN type = 'dig' THEN 'verify' WHEN type = 'fix' THEN 'fixity' ELSE
        recorded_at, detail ->> 'outcome' <> 'success' AS bad
   FROM (SELECT type, recorded_at, convert_from(entry, 'UTF8')::jsonb AS detail FROM events
          WHERE recorded_at >= %s AND type IN ('dig', 'fix', 'poa')) AS e
- WHERE type = 'fix' OR (type = 'dig' AND detail -> 'detail' ? 'verified')
+ WHERE (type = 'fix' AND NOT detail -> 'detail' ? 'backup_vault')
+    OR (type = 'dig' AND detail -> 'detail' ? 'verified')
     OR (type = 'poa' AND detail -> 'detail' ? 'locks_compared')
  ORDER BY recorded_at"""
 

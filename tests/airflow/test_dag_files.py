@@ -9,7 +9,13 @@ from typing import Any
 
 from tests.airflow.conftest import ROOT, Script, clean_environment
 
-OURS = {"assurance", "retention_report", "disposition_cycle", "disposition_execution"}  # beside those of the sources
+OURS = {
+    "assurance",
+    "continuity",
+    "retention_report",
+    "disposition_cycle",
+    "disposition_execution",
+}  # beside those of the sources
 
 READ = """
 import json, sys, time

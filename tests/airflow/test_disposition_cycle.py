@@ -50,7 +50,7 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 
 dags = {}
-for name in ("disposition_cycle.py", "assurance.py"):
+for name in ("disposition_cycle.py", "assurance.py", "continuity.py"):
     bag = DagBag(dag_folder=str(Path(sys.argv[1]) / name))
     assert not bag.import_errors, bag.import_errors
     dags |= bag.dags
@@ -299,3 +299,23 @@ def test_a_night_of_assurance(driver: Driver, ready: Archive, environment: dict[
     assert tampered.state == "failed"
     assert tampered.states()["verify"] == "failed"
     assert [tampered.states()[task] for task in ("publish", "fixity", "reconcile")] == ["success"] * 3
+
+
+# ---------------------------------------------------------------- continuity
+
+
+def test_a_night_of_continuity(driver: Driver, ready: Archive, environment: dict[str, str], tmp_path: Path) -> None:
+    capture_all(ready, [Document("LONG", f"kept {n}") for n in range(3)], clock, tmp_path / "in")
+    steps = ("backup", "prune", "check")
+    alone = driver.run("continuity", environment | {"MUNIMENT_BACKUPS": ""})
+    assert [alone.states()[step] for step in steps] == ["skipped"] * 3  # there is no second vault
+    keys.create(ready, "records.example.org/ledger", clock())
+    environment = environment | {"MUNIMENT_BACKUPS": f"disk=file://{tmp_path}/second"}
+    night = driver.run("continuity", environment)
+    assert night.state == "success" and set(night.states().values()) == {"success"}
+    assert night.xcoms["backup"] == {"disk": 5} and night.xcoms["prune"] == {"disk": 0}
+    pages = sorted((tmp_path / "second/pages").iterdir())
+    pages[0].unlink()
+    found = driver.run("continuity", environment)
+    assert found.state == "failed" and found.tasks["check"] == ["failed", 1]  # waiting mends it not
+    assert [found.states()[step] for step in ("backup", "prune")] == ["success"] * 2

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from retention import approvals, backup, holds, ledger, policy, signatures
+from retention import approvals, backup, holds, ledger, policy, reports, signatures
 from retention.archive import Archive, open_archive
 from retention.backup import checking, points, pruning
 from retention.config import BackupVault, Settings
@@ -371,6 +371,38 @@ def test_copies_of_the_key_safe_have_a_short_history(archive: Archive, clock: Cl
     assert newest.endswith(
         f"-{__import__('hashlib').sha256((archive.settings.keys / 'safe.age').read_bytes()).hexdigest()}"
     )
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_the_report_is_red_where_nothing_could_be_restored(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    def said(now: datetime) -> dict[str, tuple[str, str]]:
+        report = reports.compile_report(archive, now.date(), now)
+        return {check.id: (check.status.value, check.found) for check in report.checks if "backup" in check.id}
+
+    assert said(clock())["backup"][0] == "amber"  # there is no second vault
+    text = SCHEDULE.replace("title: Kept long", "title: Kept long\n    backup: {vaults: [disk], rpo: PT4H}")
+    policy.load(archive, text, "test.yaml", clock())
+    assert said(clock()).keys() == {"backup-missing"}
+    point = backup.run(archive, "disk", clock).point
+    assert point is not None
+    assert said(clock()) == {"backup-disk": ("green", said(clock())["backup-disk"][1])}
+    status, words = said(point.time + timedelta(hours=5))["backup-disk"]
+    assert status == "red" and "5 hours old, at most 4 hours is allowed, asked for by LONG" in words
+    assert said(point.time + timedelta(days=9))["backup-unchecked-disk"][0] == "red"
+    (tmp_path / "second/pages" / point.index.objects[0].sha256).unlink()
+    assert whole(archive, clock) != []
+    assert said(clock())["backup-broken-disk"][0] == "red"
+    with transaction(archive.connections) as conn:
+        records = [row[0] for row in conn.execute("SELECT record_id FROM records LIMIT 1")]
+    (tmp_path / "second").rename(tmp_path / "away")
+    at = clock()
+    matter = Matter("Levi v. Cohen", "CFO", at.date() + timedelta(days=90))
+    with pytest.raises(ServiceUnavailable):
+        holds.place(archive, Scope(records=tuple(records)), Mode.STATIC, matter, at)
+    assert "backup-through" not in said(at + timedelta(minutes=30))
+    assert said(at + timedelta(hours=2))["backup-through"][0] == "red"
 
 
 # ---------------------------------------------------------------- it may die anywhere

@@ -1,0 +1,122 @@
+"""Whether the archive would survive the loss of its place: recovery points against the policy of each class.
+
+Rules of this module:
+- A class says how old the newest recovery point may be (`rpo`) and in which vaults; without it, a point a day in every
+  second vault.
+- Silence is failure: a vault that is named and never joined, a point that is late, one that was not looked at within a
+  week, are red. An archive without any second vault waits for the decision of a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from retention.database import Connection
+from retention.reports.model import Check, Status
+from retention.rules import Schedule
+
+DAILY = timedelta(hours=26)  # where no class says how old a point may be
+LOOKED = timedelta(days=8)  # a check of the points every week
+THROUGH = timedelta(hours=1)  # a hold or a destruction of which no second vault knows
+
+_NO_VAULT = "Set MUNIMENT_BACKUPS, and run muniment backup run (docs/backup.md)."
+_WAITS = """
+SELECT recorded_at FROM events
+ WHERE position >= coalesce((SELECT max(size) FROM ledger_checkpoints), 0) AND type IN ('poa', 'dea')
+   AND (type = 'dea' OR convert_from(entry, 'UTF8')::jsonb -> 'detail' ? 'hold')
+ ORDER BY position LIMIT 1"""
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """A second vault that has joined, with its newest point and when its points were last looked at."""
+
+    name: str
+    joined_at: datetime
+    taken_at: datetime | None
+    checked_at: datetime | None
+    broken: int  # points in which the last check found something
+
+
+@dataclass(frozen=True, slots=True)
+class Continuity:
+    """What is known of the second vaults; `waits`: since when an event waits that should be there."""
+
+    vaults: Sequence[Vault]
+    asked: Mapping[str, tuple[timedelta, tuple[str, ...]]]  # vault -> the shortest rpo, and the classes that ask for it
+    named: frozenset[str]  # by classes
+    waits: datetime | None
+
+
+def continuity(conn: Connection, schedule: Schedule | None) -> Continuity:
+    """What the catalog knows of it."""
+    rows = conn.execute(
+        """SELECT v.name, v.joined_at, max(p.taken_at), max(p.checked_at),
+                  count(*) FILTER (WHERE NOT p.whole AND p.pruned_at IS NULL)
+             FROM backup_vaults v LEFT JOIN recovery_points p ON p.vault = v.name
+            WHERE v.left_at IS NULL GROUP BY 1, 2 ORDER BY 1"""
+    )
+    vaults = [Vault(*row) for row in rows]
+    waits = conn.execute(_WAITS).fetchone() if vaults else None
+    known = schedule.classes if schedule else ()
+    named = frozenset(name for one in known for name in one.backup.vaults)
+    asked = {}
+    for vault in vaults:
+        terms = [
+            (c.backup.rpo, c.id) for c in known if c.backup.rpo and vault.name in (c.backup.vaults or [vault.name])
+        ]
+        shortest = min((rpo for rpo, _ in terms), default=DAILY)
+        asked[vault.name] = shortest, tuple(class_id for rpo, class_id in terms if rpo == shortest)
+    return Continuity(vaults, asked, named, waits[0] if waits else None)
+
+
+def checks(found: Continuity, now: datetime) -> list[Check]:
+    """What must hold of it. Pure."""
+    made = []
+    joined = {vault.name for vault in found.vaults}
+    if missing := sorted(found.named - joined):
+        said = f"The schedule sends classes to {', '.join(missing)}, where no recovery point was ever taken."
+        made.append(Check("backup-missing", Status.RED, "Second vaults", said, _NO_VAULT))
+    if not joined and not found.named:
+        said = "There is none: with this vault or this database everything would be lost."
+        made.append(Check("backup", Status.AMBER, "Second vaults", said, _NO_VAULT))
+    for vault in found.vaults:
+        made += _of(vault, *found.asked[vault.name], now)
+    if found.waits is not None and now - found.waits > THROUGH:
+        said = f"A hold or a destruction of {found.waits:%Y-%m-%d %H:%M} UTC is known to no second vault yet."
+        then = "See that the vault answers, then: muniment ledger publish."
+        made.append(Check("backup-through", Status.RED, "Written through", said, then))
+    return made
+
+
+def _of(vault: Vault, rpo: timedelta, classes: Sequence[str], now: datetime) -> list[Check]:
+    title = f"Recovery points in {vault.name}"
+    since = vault.taken_at or vault.joined_at
+    asks = f", asked for by {', '.join(classes[:5])}" if classes else ""
+    made = []
+    if now - since > rpo:
+        said = f"The newest is {_age(now - since)} old, at most {_age(rpo)} is allowed{asks}."
+        then = "See that the DAG continuity runs, and what its log says; by hand: muniment backup run."
+        made.append(Check(f"backup-{vault.name}", Status.RED, title, said, then))
+    looked = vault.checked_at or vault.joined_at
+    if vault.broken:
+        said = f"In {vault.broken:,} of them the last check found something missing or changed."
+        then = "muniment backup check names it; take a new point: muniment backup run."
+        made.append(Check(f"backup-broken-{vault.name}", Status.RED, title, said, then))
+    elif now - looked > LOOKED:
+        said = f"They were not looked at for {_age(now - looked)}: nobody knows whether they could be restored."
+        made.append(Check(f"backup-unchecked-{vault.name}", Status.RED, title, said, "muniment backup check"))
+    if not made:
+        said = f"The newest is {_age(now - since)} old, at most {_age(rpo)} is allowed{asks}; none is broken."
+        made.append(Check(f"backup-{vault.name}", Status.GREEN, title, said))
+    return made
+
+
+def _age(term: timedelta) -> str:
+    """Days from two days on, else hours."""
+    if term >= timedelta(days=2):
+        return f"{term.days:,} days"
+    hours = int(term.total_seconds() // 3600)
+    return f"{hours:,} hour" if hours == 1 else f"{hours:,} hours"
