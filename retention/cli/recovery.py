@@ -1,18 +1,27 @@
-"""`muniment restore`, `muniment rebuild`: an archive, or its catalog alone, made once more.
+"""`muniment restore`, `rebuild`, `drill`: an archive, or its catalog alone, made once more; or tried.
 
 Rules of this module: those of retention.cli.
 """
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retention.cli.command import answer, identifier, now, progress, settings, tell, visible
+from retention.cli.command import answer, identifier, now, opened, progress, settings, tell, visible
+from retention.config import external
+from retention.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+
     from retention.config import BackupVault, Settings
     from retention.tlog.note import Verifier
 
@@ -113,6 +122,97 @@ def rebuild(context: typer.Context, key: KeyOption = None) -> None:
     answer(context.obj, value, people)
     if done.problems or done.unreadable:
         raise typer.Exit(1)
+
+
+def drill(
+    context: typer.Context,
+    vault: Annotated[
+        str | None, typer.Option("--vault", metavar="NAME", help="The second vault; the only one.")
+    ] = None,
+    point: Annotated[str | None, typer.Option(metavar="ID", help="Default: the newest.")] = None,
+    root_key: Annotated[
+        Path | None,
+        typer.Option("--root-key", metavar="FILE", help="The escrowed copy of it; default: the one in use."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--into", metavar="URL", help="An empty vault for it; default: a folder that goes.")
+    ] = None,
+) -> None:
+    """Try a restore: into a scratch database and vault, verified, timed, compared with the policy of each class.
+
+    The scratch database is a new one beside the embedded catalog, or an empty one that MUNIMENT_DRILL_DATABASE_URL and
+    MUNIMENT_DRILL_DATABASE_OWNER_URL name. Exits 1 if something is not as it should be."""
+    from retention.recovery.drill import alone
+    from retention.recovery.drill import drill as run
+
+    wanted = identifier(point) if point else None
+    with opened(context.obj) as archive, alone(archive), _scratch_database(context.obj.root) as (database, owner):
+        named = vault or _only(archive.seconds)
+        with TemporaryDirectory(prefix="drill-", dir=context.obj.root) as folder, progress("restored") as show:
+            scratch = replace(
+                archive.settings,
+                root=Path(folder) / "workspace",
+                database_url=database,
+                database_owner_url=owner,
+                vault_url=target or (Path(folder) / "vault").as_uri(),
+                vault_access_key=None,
+                vault_secret_key=None,
+                backups=(),
+            )
+            done = run(archive, named, scratch, now, root_key, wanted, lambda _, n, of: show(n, of))
+    found = done.restored
+    problems = [*found.passed_over, *found.problems, *map(str, found.verified.problems), *map(str, done.late)]
+    value = {
+        "rto": round(found.seconds, 3),
+        "rpo": round(done.rpo.total_seconds()),
+        "resurrected": found.resurrected,
+        "lost": [str(one) for one in found.lost],
+        "older": done.older,
+        "verified": found.verified.ok,
+        "ok": done.ok,
+        "point_id": str(found.point),
+        "records": found.records,
+        "objects": found.objects,
+        "late": [str(one) for one in done.late],
+        "problems": problems,
+    }
+
+    def people() -> None:
+        for said in problems:
+            print(visible(said))
+        size = f"{found.records:,} records, {found.objects:,} objects"
+        print(f"{size} in {found.seconds:.1f} s; the point was {done.rpo} old")
+        print(f"lost since: {len(found.lost):,}; before: {done.older:,}; resurrected: {found.resurrected:,}")
+        print("the drill is green" if done.ok else "the drill is RED")
+
+    answer(context.obj, value, people)
+    if not done.ok:
+        raise typer.Exit(1)
+
+
+def _only(names: Iterable[str]) -> str:
+    known = list(names)
+    if len(known) != 1:
+        raise UsageError(f"--vault: expected the name of a second vault ({', '.join(known) or 'MUNIMENT_BACKUPS'}).")
+    return known[0]
+
+
+def _scratch_database(root: Path) -> AbstractContextManager[tuple[str, str]]:
+    """The URLs of an empty database, as the application and as the owner."""
+    given = [os.environ.get(f"MUNIMENT_DRILL_DATABASE{kind}_URL") for kind in ("", "_OWNER")]
+    if given[0] and given[1]:
+        return nullcontext((given[0], given[1]))
+    if external(os.environ)[0] is not None:
+        raise UsageError(
+            "MUNIMENT_DRILL_DATABASE_URL and MUNIMENT_DRILL_DATABASE_OWNER_URL: expected the URLs of an empty "
+            "database, since the catalog is not the embedded one."
+        )
+    from retention.embedded import load, postgres
+
+    services = load(root)
+    if services is None:
+        raise UsageError(f"workspace {root}: nothing is there yet. Run `muniment up`, then this again.")
+    return postgres.scratch(services)
 
 
 def _keys(given: list[str] | None) -> list[Verifier]:

@@ -24,7 +24,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -376,6 +376,28 @@ def _make_databases(server: state.Postgres) -> None:
         auditor = sql.Identifier(server.auditor)
         connection.execute(sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(auditor))
         connection.execute(sql.SQL("ALTER ROLE {} SET search_path = audit, public").format(auditor))
+
+
+@contextlib.contextmanager
+def scratch(services: state.Services) -> Iterator[tuple[str, str]]:
+    """An empty database beside the catalog, for a restore that is only tried: its URLs as the application and as the
+    owner. Gone at the end of the block; one that a crash left is gone with the next."""
+    if services.postgres is None:
+        raise UsageError("no embedded PostgreSQL runs here to try a restore in. Run `muniment up`, or name a database.")
+    server, name = services.postgres, "muniment_drill"
+    with _superuser(server) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(server.owner))
+        )
+    try:
+        yield (
+            f"{services.database_url.rpartition('/')[0]}/{name}",
+            f"{services.owner_url.rpartition('/')[0]}/{name}",
+        )
+    finally:
+        with _superuser(server) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _make_role(connection: psycopg.Connection[tuple[object, ...]], role: str) -> None:

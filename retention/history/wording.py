@@ -376,6 +376,7 @@ _SEALED = "bytes document sealed_bytes sealed_sha256 version"
 _SUMS = "discovered admitted quarantined rejected known children deferred bytes"
 _LOCK = "lock locked_until"
 _END = "plan class rule retain_until sealed_sha256"
+_DRILL = "milliseconds records objects lost resurrected problems late"
 _PACKAGE = "package digest purpose records files bytes"
 
 SHAPES = (
@@ -402,6 +403,17 @@ SHAPES = (
     Shape(
         "fix", "damaged", "its bytes were read in the vault again, and were not those that were captured", failed=True
     ),
+    Shape(
+        *("rec", f"drill backup_vault point {_DRILL}"),
+        "a restore from {backup_vault} was tried: {records} records came back and were verified, in {milliseconds} ms",
+    ),
+    Shape(
+        *("rec", f"drill backup_vault point {_DRILL}"),
+        "a restore from {backup_vault} was tried, and was not as it should be | {problems} problems, {lost} lost, "
+        "{late} classes too late",
+        failed=True,
+    ),
+    Shape("rec", "drill backup_vault", "a restore from {backup_vault} was tried, and came to no end", failed=True),
     Shape(
         *("rec", "restored point records lost documents"),
         "the archive was restored from recovery point {point}, and brought to {restored} events",

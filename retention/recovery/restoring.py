@@ -29,7 +29,7 @@ from retention.backup import points
 from retention.backup.points import Point
 from retention.config import VERSION, Settings
 from retention.database import Connection
-from retention.errors import Damaged, NotFound, UsageError
+from retention.errors import Damaged, MunimentError, NotFound, UsageError
 from retention.history import publishing
 from retention.holds import flags
 from retention.ledger import Agent
@@ -48,21 +48,27 @@ from retention.verification.tables import tell_history, tell_more
 _KINDS = {"records": "record", "quarantine": "quarantined"}  # what the objects of a folder are
 _AT_ONCE = 500  # versions that are noted together
 
-# Records that are kept and documents in quarantine of which the key is in no copy, or the object is not there.
+# Records that are kept and documents in quarantine of which the key is in no copy, or the object is not there. What the
+# point had left out is in another vault, as its class asks (`backup.vaults`): it is not lost.
+_DOCUMENT = "'records/' || r.record_id || '/' || encode(c.sealed_sha256, 'hex')"
+_ELSEWHERE = """
+EXISTS (SELECT FROM dumped_contents d WHERE d.record_id = r.record_id)
+AND NOT EXISTS (SELECT FROM manifest m WHERE m.key = {document})
+AND NOT EXISTS (SELECT FROM stood_documents d WHERE d.key = {document})
+""".replace("{document}", _DOCUMENT)
 _MISSING = """
 SELECT 'record', r.record_id FROM records r JOIN contents c USING (record_id)
  WHERE r.state = 1 AND (
        NOT EXISTS (SELECT FROM subject_keys k WHERE k.subject_id = r.record_id)
-       OR NOT EXISTS (SELECT FROM stood_documents d
-                       WHERE d.key = 'records/' || r.record_id || '/' || encode(c.sealed_sha256, 'hex')
-                         AND d.size = c.sealed_bytes))
+       OR NOT EXISTS (SELECT FROM stood_documents d WHERE d.key = {document} AND d.size = c.sealed_bytes)
+          AND NOT ({elsewhere}))
 UNION ALL
 SELECT 'quarantined', q.quarantine_id FROM quarantine q
  WHERE q.key_destroyed_at IS NULL AND (
        NOT EXISTS (SELECT FROM subject_keys k WHERE k.subject_id = q.quarantine_id)
        OR NOT EXISTS (SELECT FROM stood_documents d
                        WHERE d.key = 'quarantine/' || q.quarantine_id AND d.size = q.sealed_bytes))
-"""
+""".replace("{document}", _DOCUMENT).replace("{elsewhere}", _ELSEWHERE)
 
 # What the history has destroyed, and can be opened again: nothing, or the restore is a failure.
 _RESURRECTED = """
@@ -106,9 +112,10 @@ def restore(
     point: UUID | None = None,
     only: str | None = None,
     tell: Teller | None = None,
+    drill: bool = False,
 ) -> Restored:
     """Fill the empty catalog and the vault of `settings` from the second vault `source`. `only`: the documents of one
-    class; the others come when fixity heals them.
+    class; the others come when fixity heals them. `drill`: nothing of it goes on, so nothing is published or locked.
 
     Raises Refused for a catalog in use or a ledger that is not whole, NotFound without a point that is, UsageError
     without the root key."""
@@ -138,12 +145,13 @@ def restore(
             _put_ledger(target, published, clock())
     with open_archive(settings, clock()) as archive:
         found.problems += descriptors.rebuild(archive).failures
-        locks.drain(archive, clock())
-        flags.drain(archive, clock())
-        try:
-            publishing.publish(archive, clock())
-        except NotFound as error:  # the ledger's key is not here yet
-            found.problems.append(str(error))
+        if not drill:
+            locks.drain(archive, clock())
+            flags.drain(archive, clock())
+            try:
+                publishing.publish(archive, clock())
+            except MunimentError as error:  # the ledger's key, or a second vault, is not here yet
+                found.problems.append(f"The ledger could not be published on: {error}")
         found.verified = verification.verify(archive, trusts, tell=tell)
     found.seconds = time.monotonic() - began
     return found
@@ -305,8 +313,8 @@ def _note(conn: Connection, agent: Agent, versions: dict[UUID, str], now: dateti
 
 
 _LEFT = """
-SELECT count(*) FROM contents JOIN records USING (record_id) JOIN classes USING (class_key)
- WHERE %(class)s::text IS NOT NULL AND class_id <> %(class)s"""
+SELECT count(*) FROM contents c JOIN records r USING (record_id) JOIN classes USING (class_key)
+ WHERE (%(class)s::text IS NOT NULL AND class_id <> %(class)s) OR ({elsewhere})""".replace("{elsewhere}", _ELSEWHERE)
 
 
 def _wanted(conn: Connection, only: str | None, versions: dict[str, str]) -> Iterator[Wanted]:
@@ -314,10 +322,11 @@ def _wanted(conn: Connection, only: str | None, versions: dict[str, str]) -> Ite
     version each had in the vault that is gone goes into `versions`: the second vault has one of its own."""
     query = sql.SQL(
         """SELECT key, version, bytes, sha256 FROM ({}) AS o
-            WHERE %(class)s::text IS NULL OR NOT starts_with(key, 'records/') OR substr(key, 9, 36)::uuid IN (
-                  SELECT record_id FROM records JOIN classes USING (class_key) WHERE class_id = %(class)s)
+            WHERE NOT starts_with(key, 'records/') OR substr(key, 9, 36)::uuid IN (
+                  SELECT r.record_id FROM records r JOIN contents c USING (record_id) JOIN classes USING (class_key)
+                   WHERE (%(class)s::text IS NULL OR class_id = %(class)s) AND NOT ({}))
             ORDER BY key"""
-    ).format(sql.SQL(points.OBJECTS))
+    ).format(sql.SQL(points.OBJECTS), sql.SQL(_ELSEWHERE))
     asked: dict[str, Any] = {"class": only, "left_out": [], "only": None}
     with conn.cursor(name="wanted") as cursor:
         cursor.execute(query, asked)

@@ -54,6 +54,7 @@ def make(conn: Connection) -> None:
            CREATE TEMP TABLE stood_lines (subject_id uuid, revision integer, descriptor_id uuid, byte_offset bigint,
                                           byte_length bigint, sha256 bytea) ON COMMIT DROP;
            CREATE TEMP TABLE stood_documents (key text COLLATE "C", size bigint) ON COMMIT DROP;
+           CREATE TEMP TABLE manifest (key text COLLATE "C") ON COMMIT DROP;
            CREATE TEMP TABLE stood_schedules (digest bytea, document text, open_classes text[]) ON COMMIT DROP;
            CREATE TEMP TABLE stage_names (name text, digest bytea) ON COMMIT DROP"""
     )
@@ -68,6 +69,10 @@ def load(conn: Connection, vault: Vault, point: Point) -> None:
             for page in table.pages:
                 copy.write(points.unpacked(vault, page.sha256))
         conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(f"dumped_{table.name}")))
+    with conn.cursor().copy("COPY manifest FROM STDIN") as copy:
+        for key, _, _ in points.objects(vault, point):
+            copy.write_row((key,))
+    conn.execute("ANALYZE manifest")
 
 
 def look(conn: Connection, vault: Vault, threads: int, tell: Teller | None = None) -> list[Problem]:

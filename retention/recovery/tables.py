@@ -24,6 +24,7 @@ from retention import triggers
 from retention.backup import points
 from retention.backup.points import NOT_DUMPED
 from retention.database import Connection
+from retention.errors import Refused
 from retention.requests.answers import day_code
 from retention.seal import Bucket, Safe
 from retention.verification.facts import ANSWERED
@@ -199,6 +200,7 @@ def fill(conn: Connection, safe: Safe, since: int, now: datetime, former: Mappin
 
     In the transaction that has `history` and the tables of retention.recovery.staging."""
     told = {one.table: one for one in PROJECTIONS}
+    _refuse_unknown_rules(conn, told["schedule_versions"].told)
     _fill_words(conn)
     conn.execute(_PSEUDONYMS)
     conn.execute("INSERT INTO belongs_to (safe) VALUES (%s)", (safe.tag,))
@@ -227,6 +229,21 @@ def fill(conn: Connection, safe: Safe, since: int, now: datetime, former: Mappin
     conn.execute("DELETE FROM descriptions_complete")
     _fill_days(conn, safe)
     _set_sequences(conn)
+
+
+def _refuse_unknown_rules(conn: Connection, versions: str) -> None:
+    """Without its text nobody knows what a version of the schedule asked for. Raises Refused."""
+    row = conn.execute(
+        sql.SQL(
+            "SELECT version, encode(digest, 'hex') FROM ({}) AS t WHERE NOT EXISTS (SELECT FROM stood_schedules s "
+            "WHERE s.digest = t.digest) ORDER BY version DESC LIMIT 1"
+        ).format(sql.SQL(versions))
+    ).fetchone()
+    if row is not None:
+        raise Refused(
+            f"refusing to recover without version {row[0]} of the schedule: its text is in no copy. Find the file with "
+            f"SHA-256 {row[1]}, put it into the vault as schedules/{row[1]}, and run the same again."
+        )
 
 
 def _insert(conn: Connection, one: Projection, now: datetime) -> None:

@@ -42,3 +42,25 @@ CREATE INDEX recovery_points_by_vault ON recovery_points (vault, taken_at);
 
 GRANT SELECT, INSERT, UPDATE ON backup_vaults, recovery_points TO muniment_application;
 GRANT SELECT ON backup_vaults, recovery_points TO muniment_auditor;
+
+-- ---------------------------------------------------------------- drills
+
+-- A restore that was tried. Numbers are NULL for one that came to no end.
+CREATE TABLE drills (
+    drill_id     uuid PRIMARY KEY,
+    vault        text NOT NULL CONSTRAINT drills_vault REFERENCES backup_vaults,
+    point_id     uuid,                 -- the second vault may have one that the catalog has not
+    ended_at     timestamptz NOT NULL,
+    milliseconds bigint,
+    records      bigint,
+    objects      bigint,
+    lost         bigint,
+    resurrected  bigint,
+    problems     bigint,
+    late         bigint,               -- classes that were slower, or whose point was older, than policy asks
+    ok           boolean NOT NULL
+);
+CREATE INDEX drills_by_time ON drills (ended_at);
+
+GRANT SELECT, INSERT ON drills TO muniment_application;
+GRANT SELECT ON drills TO muniment_auditor;

@@ -160,6 +160,15 @@ SELECT (t.detail ->> 'point')::uuid AS point_id, t.detail ->> 'backup_vault' AS 
  WHERE t.type = 'rep' AND t.detail ? 'point'
 """
 
+_DRILLS = """
+SELECT (detail ->> 'drill')::uuid AS drill_id, detail ->> 'backup_vault' AS vault,
+       (detail ->> 'point')::uuid AS point_id, at AS ended_at, (detail ->> 'milliseconds')::bigint AS milliseconds,
+       (detail ->> 'records')::bigint AS records, (detail ->> 'objects')::bigint AS objects,
+       (detail ->> 'lost')::bigint AS lost, (detail ->> 'resurrected')::bigint AS resurrected,
+       (detail ->> 'problems')::bigint AS problems, (detail ->> 'late')::bigint AS late, success AS ok, position
+  FROM history WHERE type = 'rec' AND detail ? 'drill'
+"""
+
 _LEDGER_KEYS = """
 SELECT row_number() OVER (ORDER BY position)::integer AS number, split_part(detail ->> 'vkey', '+', 1) AS origin,
        detail ->> 'vkey' AS vkey, at AS recorded_at, position
@@ -251,6 +260,12 @@ PROJECTIONS = (
         ("point_id",),
         _columns("vault taken_at size objects bytes checked_at whole pruned_at"),
         _RECOVERY_POINTS,
+    ),
+    Projection(
+        "drills",
+        ("drill_id",),
+        _columns("vault point_id ended_at milliseconds records objects lost resurrected problems late ok"),
+        _DRILLS,
     ),
     Projection(
         "ledger_keys",

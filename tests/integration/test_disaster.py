@@ -287,6 +287,11 @@ def test_nothing_is_restored_without_what_it_needs(machines: tuple[Site, Site], 
     root.chmod(0o600)
     with pytest.raises(NotFound, match="no recovery point 00000000"):
         restore(new.settings, new.second, (), clock, point=UUID(int=0))
+    (schedule,) = (Path(new.second.url.removeprefix("file://")) / "schedules").iterdir()
+    aside = schedule.rename(new.folder / schedule.name)
+    with pytest.raises(Refused, match=f"put it into the vault as schedules/{schedule.name}"):
+        restore(new.settings, new.second, (), clock)
+    aside.rename(schedule)
     assert restore(new.settings, new.second, (), clock).verified.ok
     with pytest.raises(Refused, match="a catalog that is in use"):
         restore(new.settings, new.second, (), clock)

@@ -40,7 +40,7 @@ from retention import (
 )
 from retention.aggregations import Aggregation
 from retention.archive import Archive, open_archive
-from retention.backup import checking, pruning
+from retention.backup import checking, points, pruning
 from retention.cli import _print_life
 from retention.config import BackupVault, Settings
 from retention.database import transaction
@@ -57,7 +57,8 @@ from retention.holds.scopes import Scope
 from retention.model import Batch, Coded, Description, Turned, new_id
 from retention.packages import bags
 from retention.reading import Reader
-from retention.recovery import telling
+from retention.recovery import Restored, drill, telling
+from retention.recovery.drill import Drilled
 from retention.requests import answers, register
 from retention.requests.register import Asked, Extension, Ground
 from retention.requests.subjects import Subject
@@ -113,6 +114,7 @@ PLACES = {
     "policy": {"_put_in_force"},
     "quarantine": {"reject", "release"},
     "reading": {"_append", "_forgotten"},
+    "recovery/drill": {"_enter", "_enter_failure"},
     "recovery/telling": {"lose", "moved", "restored", "unrecovered"},
     "requests/answers": {"give", "restrict"},
     "requests/register": {"close", "enter", "extend", "lift"},
@@ -370,6 +372,11 @@ def _backs_up(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path
         assert bool(checking.check(with_disk, "disk", 1.0, clock()).problems) == (there != content)
     path.write_bytes(content[:-1])
     assert fixity.run(with_disk, 1.0, clock).healed == {ids["kept"]: "disk"}
+    point = points.listed(with_disk.seconds["disk"])[-1]
+    for older in (0, 1):
+        tried = Restored(point, clock(), 1, 0, records=1, lost=[ids["kept"]] * older)
+        drill._enter(with_disk, Drilled(new_id(clock()), "disk", tried, timedelta(0), older=older), clock())
+    drill._enter_failure(with_disk, new_id(clock()), "disk", clock())
     assert len(pruning.prune(with_disk, "disk", clock()).points) == 1
     backup.leave(with_disk, "disk", clock())
 
