@@ -26,7 +26,7 @@ Errors: `Refused` (lock, hold, other bytes), `NotFound`, `Damaged` (bytes are no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -35,6 +35,7 @@ from typing import BinaryIO, Protocol
 from retention.errors import MunimentError, Refused, UsageError
 
 LAST_LOCK = datetime(2106, 2, 6, tzinfo=UTC)  # 2**32 seconds end on 2106-02-07
+PROBES = "probe"  # the folder of objects that a probe throws away
 MAX_KEY = 800  # S3 allows 1,024 bytes, of which a prefix of the URL takes some
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
@@ -216,6 +217,12 @@ class Vault(Protocol):
 
     def locks(self) -> bool:
         """True if the store can lock versions against deletion (S3 Object Lock is on)."""
+        ...
+
+    def probe(self) -> Mapping[str, str | None]:
+        """Try what a lock must withstand, on objects to throw away: for each attempt None, or what became of it.
+
+        Empty where `locks()` is False. Raises ServiceUnavailable if the store cannot be asked: then it says nothing."""
         ...
 
     def sweep(self, before: datetime) -> int:

@@ -21,7 +21,7 @@ import hashlib
 import io
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -47,6 +47,7 @@ from retention.vault.base import (
     storable,
 )
 from retention.vault.s3_content import CHUNK, SINGLE, Content, upload
+from retention.vault.s3_probe import probe
 from retention.vault.s3_requests import (
     ABSENT,
     NO_LOCK,
@@ -296,6 +297,11 @@ class S3Vault:
                 and self._has_versions()
             )
         return self._lockable
+
+    def probe(self) -> Mapping[str, str | None]:
+        if not self.locks():
+            return {}
+        return probe(self, self._client, self._place, self._base, self.time() or datetime.now(UTC))
 
     def sweep(self, before: datetime) -> int:
         """Abort uploads in parts that were begun before then."""

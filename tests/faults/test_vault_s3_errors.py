@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,6 +26,7 @@ from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceU
 from retention.vault import ensure_vault, s3_content, s3_requests, s3_versions
 from retention.vault.base import Lock, LockMode, Stored
 from retention.vault.s3 import S3Vault
+from retention.vault.s3_probe import ATTEMPTS
 from retention.vault.s3_requests import Place, connect, place_of
 from retention.vault.s3_wire import connect_wire
 from tests.conformance.stores import Server, Store, running_seaweedfs
@@ -494,3 +496,95 @@ def test_making_a_bucket_again_changes_nothing(proxy: Proxy) -> None:
     url = f"s3://again-{uuid.uuid4().hex[:8]}?endpoint={proxy.endpoint}&region=us-east-1"
     for _ in range(2):
         ensure_vault(url, access_key=proxy.access_key, secret_key=proxy.secret_key)
+
+
+# ---------------------------------------------------------------- the probe, and stores that do not keep what is locked
+
+
+def probed(
+    place: Place, proxy: Proxy, operation: str = "", change: Callable[[dict[str, Any]], None] | None = None
+) -> set[str]:
+    """What a probe finds where the store does to this operation what nobody asked for."""
+    client = connect(place, proxy.access_key, proxy.secret_key)
+    if change:
+        client.meta.events.register(f"provide-client-params.s3.{operation}", lambda params, **_: change(params))
+    return {name for name, said in S3Vault(place, client).probe().items() if said}
+
+
+def forget(params: dict[str, Any]) -> None:
+    for name in ("ObjectLockMode", "ObjectLockRetainUntilDate"):
+        params.pop(name, None)
+
+
+def bypass(params: dict[str, Any]) -> None:
+    params["BypassGovernanceRetention"] = True
+
+
+def is_locking(seen: Seen) -> bool:
+    return seen.method == "PUT" and "?retention" in seen.path
+
+
+LOCKED = {name for name, one in ATTEMPTS.items() if one.mode is not None}
+DONE = Answer(200, {"Content-Length": "0"}, b"")
+
+
+def test_a_probe_finds_a_store_that_locks_nothing(place: Place, proxy: Proxy) -> None:
+    proxy.before = times(1000, DONE, is_locking)
+    assert probed(place, proxy, "PutObject", forget) == LOCKED - {"delete-uploaded-in-parts"} | {"bypass"}
+
+
+def test_a_probe_finds_a_store_that_says_it_locked_and_did_not(place: Place, proxy: Proxy) -> None:
+    until = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def lies(seen: Seen, answer: Answer) -> Answer:
+        if seen.method in ("GET", "HEAD") and answer.status == 200 and "/probe/" in seen.path:
+            told = {name: value for name, value in answer.headers.items() if "object-lock" not in name.lower()}
+            told |= {"x-amz-object-lock-mode": "COMPLIANCE", "x-amz-object-lock-retain-until-date": until}
+            return replace(answer, headers=told)
+        return answer
+
+    proxy.after = lies
+    found = probed(place, proxy, "PutObject", forget)
+    assert {"delete", "delete-many", "delete-compliance", "bypass"} <= found and "delete-held" not in found
+
+
+@pytest.mark.parametrize(
+    ("operation", "found"),
+    [("DeleteObject", "delete"), ("DeleteObjects", "delete-many"), ("PutObjectRetention", "shorten")],
+)
+def test_a_probe_finds_a_store_that_does_what_a_lock_forbids(
+    place: Place, proxy: Proxy, operation: str, found: str
+) -> None:
+    assert found in probed(place, proxy, operation, bypass)
+
+
+def test_a_probe_finds_a_hold_that_does_not_hold(place: Place, proxy: Proxy) -> None:
+    def off(params: dict[str, Any]) -> None:
+        params["LegalHold"] = {"Status": "OFF"}
+
+    assert "delete-held" in probed(place, proxy, "PutObjectLegalHold", off)
+
+
+def test_a_probe_finds_bytes_that_are_not_those_that_were_locked(place: Place, proxy: Proxy) -> None:
+    def other(seen: Seen, answer: Answer) -> Answer:
+        if seen.method == "GET" and "/probe/delete/" in seen.path and answer.status == 200 and len(answer.body) > 3:
+            answer.body = bytes(reversed(answer.body))
+        return answer
+
+    proxy.after = other
+    assert "delete" in probed(place, proxy)
+
+
+def test_a_store_that_says_yes_and_keeps_the_lock_is_whole(place: Place, proxy: Proxy) -> None:
+    proxy.before = times(1000, DONE, lambda seen: seen.method == "DELETE" and "/probe/" in seen.path)
+    assert "delete" not in probed(place, proxy) and "delete-compliance" not in probed(place, proxy)
+
+
+def test_a_store_that_is_busy_is_probed_when_it_answers_again(place: Place, proxy: Proxy) -> None:
+    calm = probed(place, proxy)
+    assert calm <= {"bypass"}
+    proxy.before = times(3, error(503, BUSY), lambda seen: "/probe/" in seen.path)
+    assert probed(place, proxy) == calm
+    proxy.before = times(1000, error(503, BUSY), lambda seen: "/probe/" in seen.path)
+    with pytest.raises(ServiceUnavailable):
+        probed(place, proxy)
