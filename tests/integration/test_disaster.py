@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from retention import aggregations, holds
+from retention import aggregations, holds, locks, seal
 from retention.aggregations import Aggregation
 from retention.archive import Archive, load_keys, open_archive
 from retention.backup import points
@@ -295,3 +295,70 @@ def test_nothing_is_restored_without_what_it_needs(machines: tuple[Site, Site], 
     assert restore(new.settings, new.second, (), clock).verified.ok
     with pytest.raises(Refused, match="a catalog that is in use"):
         restore(new.settings, new.second, (), clock)
+
+
+# ---------------------------------------------------------------- other stores, other keys
+
+
+def test_into_a_store_that_numbers_its_versions(
+    machines: tuple[Site, Site], settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From S3, by way of a folder, into S3: every object has another version, and the lock that policy asked for."""
+    old, new = machines
+    monkeypatch.setattr("retention.recovery.restoring._AT_ONCE", 5)
+    first = Site(replace(old.settings, vault_url=settings.vault_url), old.second, old.folder)
+    with open_archive(first.settings, clock()) as archive:
+        load(archive, clock, PERSONAL)
+        keys.create(archive, "records.example.org/ledger", clock())
+        made = [Document("LONG", f"long {n}") for n in range(12)]
+        capture_all(archive, [*made, Document("LOCKED", "locked")], clock, first.folder / "in")
+        held, *_ = documents(archive)
+        holds.place(archive, Scope(records=(held,)), Mode.STATIC, MATTER, clock())
+        back_up(archive, first.second, clock())
+        before = documents(archive)
+        versions = {row[0]: row[1] for row in versions_of(archive)}
+    burn(first, new)
+    there = replace(new.settings, vault_url=settings.vault_url.replace("?", "-restored?"))
+    found = restore(there, new.second, (), clock)
+    assert (found.lost, found.resurrected, found.problems) == ([], 0, [])
+    assert [str(one) for one in found.verified.problems] == []
+    with open_archive(there, clock()) as archive:
+        assert documents(archive) == before
+        rows = versions_of(archive)
+        assert all(version and version != versions[record] for record, version, _ in rows)
+        assert locks.reconcile(archive, clock(), everything=True).differ == {}
+        stored = {record: archive.vault.stat(key, version) for record, version, key in rows}
+    assert stored[held].hold and sum(one.lock is not None for one in stored.values()) == 1
+
+
+def versions_of(archive: Archive) -> list[tuple[UUID, str, str]]:
+    with transaction(archive.connections) as conn:
+        return conn.execute(
+            "SELECT record_id, version, 'records/' || record_id || '/' || encode(sealed_sha256, 'hex') FROM contents"
+        ).fetchall()
+
+
+def test_keys_that_were_wrapped_anew_after_the_point(machines: tuple[Site, Site], clock: Clock) -> None:
+    """The rows of the point are wrapped under a key that the newest copy of the safe has not; the copy that the point
+    names has it, as long as it is kept."""
+    old, new = machines
+    with open_archive(old.settings, clock()) as archive:
+        load(archive, clock, PERSONAL)
+        keys.create(archive, "records.example.org/ledger", clock())
+        capture_all(archive, [Document("LONG", f"long {n}") for n in range(5)], clock, old.folder / "in")
+        point = back_up(archive, old.second, clock())
+        before = documents(archive)
+        (former,) = [one for one in archive.safe.buckets() if one.scope == "LONG"]
+        archive.safe._buckets.pop(former.id)
+        seal._write(archive.settings.keys, archive.safe.root, archive.safe.index_key, archive.safe._buckets, clock())
+        content = (archive.settings.keys / "safe.age").read_bytes()
+        old.second.put(
+            f"safe/{clock():%Y%m%dT%H%M%S}-later", content, sha256=sha256(content).digest(), size=len(content)
+        )
+    burn(old, new)
+    found = restore(new.settings, new.second, (), clock)
+    assert found.point == point.id and found.lost == []
+    assert [str(one) for one in found.verified.problems] == []
+    with open_archive(new.settings, clock()) as archive:
+        assert documents(archive) == before
+        assert former.id not in {one.id for one in archive.safe.buckets()}
