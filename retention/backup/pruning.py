@@ -25,7 +25,7 @@ from retention.backup import points
 from retention.backup.checking import merged
 from retention.backup.points import Point
 from retention.database import transaction
-from retention.errors import NotFound, Refused
+from retention.errors import Damaged, NotFound, Refused
 from retention.history import keys
 from retention.ledger import Event
 from retention.rules import Schedule
@@ -82,8 +82,11 @@ def numbers(schedule: Schedule, name: str) -> dict[str, int]:
     return {period: max(keep.get(period, 0) for keep in asked) for period in DEFAULT}
 
 
-def prune(archive: Archive, name: str, now: datetime, *, only_say: bool = False) -> Pruned:
-    """Take away what is not kept; `only_say` decides and changes nothing. Raises UsageError, ServiceUnavailable."""
+def prune(archive: Archive, name: str, now: datetime, *, only_say: bool = False, drop_broken: bool = False) -> Pruned:
+    """Take away what is not kept; `only_say` decides and changes nothing; with `drop_broken` points go that cannot be
+    read any more, if another one is whole.
+
+    Raises Damaged for such a point without that: nobody knows what it needs. UsageError, ServiceUnavailable."""
     vault = backup.second(archive, name)
     with backup.alone(archive, name):
         vault.check()
@@ -92,23 +95,32 @@ def prune(archive: Archive, name: str, now: datetime, *, only_say: bool = False)
             verifiers = [key.verifier for key in keys.all_keys(conn)]
         zone = ZoneInfo(schedule.timezone)
         read: list[Point] = []
+        broken: list[UUID] = []
         for point_id in points.listed(vault):
             try:
                 read.append(points.read(vault, point_id, verifiers))
-            except NotFound:
-                continue  # taken away at this moment
-            # Damaged is raised: nothing is taken away beside what cannot be read
+            except (Damaged, NotFound) as error:
+                if not drop_broken:
+                    raise Damaged(
+                        f"{error} Nothing is taken away beside a point that cannot be read. `muniment backup check` "
+                        "names what is wrong; `muniment backup prune --drop-broken` takes such points away."
+                    ) from None
+                broken.append(point_id)
         read.sort(key=lambda point: point.time)
         done = Pruned(decide([(p.id, p.time.astimezone(zone).date()) for p in read], numbers(schedule, name)))
         whole = next((p for p in reversed(read) if points.problem(vault, p) is None), None)
         if whole is not None:
             done.kept[whole.id] = ("newest that is whole", *done.kept.get(whole.id, ()))
-        going = [point for point in read if point.id not in done.kept]
-        done.points = [point.id for point in going]
+        if broken and whole is None:
+            raise Refused(
+                f"refusing to take away what is left in {name}: no point there is whole. Take one first "
+                "(`muniment backup run`), then this again."
+            )
+        done.points = [*broken, *(point.id for point in read if point.id not in done.kept)]
         if only_say:
             return done
-        for point in going:
-            vault.erase(point.key)
+        for point_id in done.points:
+            vault.erase(f"{points.POINTS}/{point_id}")
         stays = [point for point in read if point.id in done.kept]
         _prune_objects(vault, stays, done)
         _prune_pages(vault, stays, done)

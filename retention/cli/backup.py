@@ -152,12 +152,16 @@ def backup_prune(
     context: typer.Context,
     vault: VaultOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    drop: Annotated[bool, typer.Option("--drop-broken", help="Points too that cannot be read any more.")] = False,
 ) -> None:
     """Take away the points that the schedule does not keep, with what no other point needs."""
     from retention.backup import pruning
 
     with opened(context.obj) as archive:
-        done = {name: pruning.prune(archive, name, now(), only_say=dry_run) for name in _named(archive, vault)}
+        done = {
+            name: pruning.prune(archive, name, now(), only_say=dry_run, drop_broken=drop)
+            for name in _named(archive, vault)
+        }
     value = [_pruned(name, one) for name, one in done.items()]
 
     def people() -> None:

@@ -19,7 +19,7 @@ from retention.database import transaction
 from retention.disposition import execution, proposing, reviewing
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.effects import EFFECTS
-from retention.errors import MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
+from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
 from retention.history import keys, publishing
 from retention.holds import Matter
 from retention.holds.register import Mode
@@ -354,6 +354,20 @@ def test_the_newest_that_is_whole_stays(archive: Archive, clock: Clock, tmp_path
     (tmp_path / "second" / next(key for key in sorted(new) if key != index)).unlink()
     done = pruning.prune(archive, "disk", clock())
     assert done.points == [] and done.kept[first.id][0] == "newest that is whole"
+
+
+def test_a_point_that_cannot_be_read_goes_when_it_is_said(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    first = backup.run(archive, "disk", clock).point
+    assert first is not None
+    (tmp_path / "second/pages" / first.index_sha256).unlink()
+    with pytest.raises(Damaged, match=f"{first.index_sha256}.*--drop-broken"):
+        pruning.prune(archive, "disk", clock())
+    with pytest.raises(Refused, match="no point there is whole"):
+        pruning.prune(archive, "disk", clock(), drop_broken=True)
+    last = backup.run(archive, "disk", clock).point
+    assert last is not None
+    assert pruning.prune(archive, "disk", clock(), drop_broken=True).points == [first.id]
+    assert points.listed(archive.seconds["disk"]) == [last.id] and whole(archive, clock) == []
 
 
 def test_copies_of_the_key_safe_have_a_short_history(archive: Archive, clock: Clock, tmp_path: Path) -> None:
