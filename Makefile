@@ -15,7 +15,7 @@ ARGS   ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test check bench bench-retention bench-ledger clean lock
+.PHONY: help setup run up down test check bench bench-retention bench-ledger bench-storage clean lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench-retention: setup ## what retention takes at size: make bench-retention REC
 
 bench-ledger: setup ## append, verify and prove at size: make bench-ledger ENTRIES=1000000
 	ENTRIES=$(or $(ENTRIES),1000000) $(BIN)/python -m tests.bench.ledger
+
+bench-storage: setup ## backup and restore beside restic and borg: make bench-storage OBJECTS=20000 BYTES=100000
+	OBJECTS=$(or $(OBJECTS),20000) BYTES=$(or $(BYTES),100000) $(BIN)/python -m tests.bench.storage
 
 clean: ## stop the services, delete the workspace ./var, caches and .venv
 	test ! -x $(BIN)/muniment || $(BIN)/muniment down
