@@ -4,13 +4,14 @@
     verify      events, tables, sealed lines and keys against each other and against what was signed
     fixity      a share of the documents is read again, those first that were read longest ago
     reconcile   locks and legal holds are set where they wait, and compared with what the vault says
+    probe       whether the store keeps what it is told to lock: tried on objects to throw away
 
 Rules of this module:
 - Each is a task of its own, and runs whatever became of the one before: a vault that lost a lock is no reason not to
   look at the tables. The run is red if one of them is, and names what was found in its log.
-- Each says in the history that it ran, and what came out (`dig`, `fix`, `poa`). Publishing does not: the checkpoint
-  that it signs says when, and an event of it could only be published by the next. Where a task did not run for longer
-  than a day the report is red (retention/reports/checks.py): silence is failure.
+- Each says in the history that it ran, and what came out (`dig`, `fix`, `poa`, `val`). Publishing does not: the
+  checkpoint that it signs says when, and an event of it could only be published by the next. Where a task did not run
+  for longer than a day the report is red (retention/reports/checks.py): silence is failure.
 - What was found stays found: a task that finds something is not tried again, one that could not look is.
 - XComs carry counts.
 """
@@ -21,7 +22,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, CronTriggerTimetable, Param, chain, get_current_context, task
 from muniment_command import CATALOG, refuse, run
 
 NIGHTLY = "0 2 * * *"  # UTC: after disposition_cycle, before the report
@@ -63,6 +64,14 @@ def reconcile() -> dict[str, Any]:
     return {"compared": done["compared"]}
 
 
+@task(retries=2, retry_delay=RETRY, trigger_rule="all_done")
+def probe() -> dict[str, int]:
+    """Whether locks are worth something in this store."""
+    done = run(["vault", "probe"])
+    refuse(dict.fromkeys(done["failed"], "the store let it happen"), "things happened that a lock forbids")
+    return {"attempts": len(done["enforced"])}
+
+
 @task(trigger_rule="all_done", outlets=[CATALOG])
 def looked() -> None:
     """Tell Airflow, whatever came out: the report follows."""
@@ -78,6 +87,6 @@ with DAG(
     tags=["muniment"],
     doc_md=__doc__,
 ):
-    steps = [publish(), verify(), fixity(), reconcile()]
-    steps[0] >> steps[1] >> steps[2] >> steps[3] >> looked()
+    steps = [publish(), verify(), fixity(), reconcile(), probe()]
+    chain(*steps, looked())
     steps >> EmptyOperator(task_id="verdict", trigger_rule="none_failed")

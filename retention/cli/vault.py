@@ -43,6 +43,29 @@ def fixity_run(
         raise typer.Exit(1)
 
 
+@vault_app.command("probe")
+def vault_probe(context: typer.Context) -> None:
+    """Try what a lock must withstand, on objects to throw away: whether this store keeps what it is told to lock.
+
+    Exits 1 if it does not. That these credentials may lift governance locks is told, and is no failure of the store."""
+    from retention import probing
+
+    with opened(context.obj) as archive:
+        found = probing.probe(archive, now())
+        url = archive.vault.url
+    enforced = {name: said is None for name, said in found.attempts.items()}
+
+    def people() -> None:
+        for name, said in found.attempts.items():
+            print(f"{name}: {'withstood' if said is None else said}")
+        if not enforced:
+            print(f"{url} cannot lock: its locks bind Muniment alone. Classes that ask for WORM do not enter it.")
+
+    answer(context.obj, {"enforced": enforced, "failed": found.failed}, people)
+    if found.failed:
+        raise typer.Exit(1)
+
+
 @vault_app.command("reconcile")
 def vault_reconcile(
     context: typer.Context,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from retention.reports import continuity
+from retention.reports import continuity, store
 from retention.reports.continuity import Continuity
 from retention.reports.model import (
     Assured,
@@ -32,6 +32,7 @@ from retention.reports.model import (
     Status,
     Written,
 )
+from retention.reports.store import Store
 
 BACKLOG = timedelta(hours=24)  # requirements: a queue of locks older than this is red
 OPEN_RUN = timedelta(hours=24)  # a run that is still open after this will not end by itself
@@ -71,6 +72,7 @@ class Facts:
     disposition: Disposition | None = None
     assured: Assured | None = None
     continuity: Continuity | None = None
+    store: Store | None = None
 
 
 def check(facts: Facts) -> tuple[Check, ...]:
@@ -111,6 +113,8 @@ def check(facts: Facts) -> tuple[Check, ...]:
     order = list(Status)
     found = [made for one in every if (made := one(facts)) is not None]
     found += continuity.checks(facts.continuity, facts.now) if facts.continuity else []
+    if facts.store and (kept := store.check(facts.store, facts.now)):
+        found.append(kept)
     return tuple(sorted(found, key=lambda made: order.index(made.status)))
 
 

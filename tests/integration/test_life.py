@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from retention import (
     ledger,
     locks,
     policy,
+    probing,
     quarantine,
     reading,
     requests,
@@ -112,6 +114,7 @@ PLACES = {
     "locks": {"reconcile"},
     "packages/__init__": {"handed_out"},
     "policy": {"_put_in_force"},
+    "probing": {"probe"},
     "quarantine": {"reject", "release"},
     "reading": {"_append", "_forgotten"},
     "recovery/drill": {"_enter", "_enter_failure"},
@@ -205,6 +208,9 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     auditors.open_class(archive, auditors.EVERY, "LONG", clock())
     auditors.close_class(archive, auditors.EVERY, "CHILD", clock())
     _night(archive, clock, ids, folder)
+    for kept in (None, "it is gone"):
+        store: Any = SimpleNamespace(probe=lambda kept=kept: {"delete": kept})
+        assert probing.probe(replace(archive, vault=store), clock()).failed == (["delete"] if kept else [])
     return ids
 
 

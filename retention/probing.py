@@ -1,0 +1,48 @@
+"""Whether the store keeps what it is told to lock: probed, and in the history.
+
+Rules of this module:
+- Locks are worth what the store does, not what its maker says. `Vault.probe` tries it; this says what came out.
+- Its PREMIS event is a validation (val): the store is compared with what Object Lock demands. No lock is set by it, so
+  it is no policy assignment.
+- To lift a governance lock is the right of some: where these credentials have it (`BY_RIGHT`), that is told, and is no
+  failure of the store. Everything else that does not hold is one.
+- A vault that cannot lock at all has nothing to probe; no class that asks for WORM enters it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from retention import ledger
+from retention.archive import Archive
+from retention.database import transaction
+from retention.ledger import Event
+
+BY_RIGHT = "bypass"
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """Each attempt, with what became of the object where the lock did not hold."""
+
+    attempts: Mapping[str, str | None]
+
+    @property
+    def not_kept(self) -> list[str]:
+        return [name for name, said in self.attempts.items() if said is not None]
+
+    @property
+    def failed(self) -> list[str]:
+        return [name for name in self.not_kept if name != BY_RIGHT]
+
+
+def probe(archive: Archive, now: datetime) -> Probed:
+    """Probe the vault; one event says what came out. Raises ServiceUnavailable: then nothing is known."""
+    found = Probed(archive.vault.probe())
+    outcome = "failure" if found.failed else "success"
+    detail = {"attempts": len(found.attempts), "not_kept": found.not_kept}
+    with transaction(archive.connections) as conn:
+        ledger.append(conn, [Event("val", now, archive.agent, (), outcome, detail)], now)
+    return found
