@@ -66,6 +66,40 @@ def vault_probe(context: typer.Context) -> None:
         raise typer.Exit(1)
 
 
+@vault_app.command("sweep")
+def vault_sweep(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Name the orphans, and erase none.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="How many may go; else 100, or one object in twenty.")
+    ] = None,
+) -> None:
+    """Erase objects that a capture left behind which was cut off more than seven days ago, and that nothing knows."""
+    from retention import orphans
+
+    with opened(context.obj) as archive:
+        found = orphans.find(archive, now())
+        done = orphans.Swept() if dry_run else orphans.sweep(archive, found, now(), limit)
+
+    def people() -> None:
+        for one in found.orphans:
+            print(f"{one.key}  {one.size:,} bytes")
+        for key in done.kept:
+            print(f"{key}: kept, for a lock or a hold is on it")
+        said = f"{len(found.orphans) or 'none'} of {found.looked_at:,} objects are orphans"
+        print(f"{said}; {done.erased or 'none'} erased, {done.bytes:,} bytes; {done.uploads or 'no'} uploads cut off")
+
+    value = {
+        "looked_at": found.looked_at,
+        "orphans": [one.key for one in found.orphans],
+        "erased": done.erased,
+        "bytes": done.bytes,
+        "kept": done.kept,
+        "uploads": done.uploads,
+    }
+    answer(context.obj, value, people)
+
+
 @vault_app.command("reconcile")
 def vault_reconcile(
     context: typer.Context,

@@ -540,6 +540,7 @@ SHAPES = (
     Shape("exp", _PACKAGE, _handed_out),
     Shape("dis", f"{_PACKAGE} recipient", _handed_out),
     Shape("dis", "read shown why", _read, may="query query_commitment"),
+    Shape("del", "orphans bytes keys_sha256", "{orphans} objects that no capture had ended were erased from the vault"),
     Shape("del", "queries", "the words of {queries} searches were destroyed | their term had ended"),
     # the ledger itself
     Shape("dsg", "what vkey", "a key of the ledger was made: {vkey}", may="before signed"),

@@ -8,7 +8,9 @@ tests.integration.test_life` is not a program: to freeze it anew, delete the fil
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,6 +32,7 @@ from retention import (
     holds,
     ledger,
     locks,
+    orphans,
     policy,
     probing,
     quarantine,
@@ -112,6 +115,7 @@ PLACES = {
     "holds/__init__": {"_held", "_joined", "_too_late", "place", "review", "take_effect"},
     "holds/production": {"produce"},
     "locks": {"reconcile"},
+    "orphans": {"_enter"},
     "packages/__init__": {"handed_out"},
     "policy": {"_put_in_force"},
     "probing": {"probe"},
@@ -208,6 +212,9 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     auditors.open_class(archive, auditors.EVERY, "LONG", clock())
     auditors.close_class(archive, auditors.EVERY, "CHILD", clock())
     _night(archive, clock, ids, folder)
+    lost = archive.vault.put(f"records/{new_id(clock())}/x", b"x", sha256=hashlib.sha256(b"x").digest(), size=1)
+    os.utime(folder / "vault" / lost.key, times=((clock() - timedelta(days=9)).timestamp(),) * 2)
+    assert orphans.sweep(archive, orphans.find(archive, clock()), clock()).erased == 1
     for kept in (None, "it is gone"):
         store: Any = SimpleNamespace(probe=lambda kept=kept: {"delete": kept})
         assert probing.probe(replace(archive, vault=store), clock()).failed == (["delete"] if kept else [])
