@@ -54,13 +54,8 @@ def fill(archive: Archive) -> None:
             record_id, content = new_id(now()), os.urandom(BYTES)
             path, digest = spool / str(record_id), sha256(content).digest()
             path.write_bytes(content)
-            described = Description(
-                name=f"{number}.bin",
-                source="bench",
-                place=f"in/{number}",
-                sha256=digest,
-                mime="application/octet-stream",
-            )
+            place = f"in/{number}"
+            described = Description(name="x.bin", source="bench", place=place, sha256=digest, mime="image/x-noise")
             deposit = Deposit(record_id, path, digest, BYTES, "FIN-010", "bench", described, date(2020, 1, 1))
             units.append(Unit(Sighting(archive.safe.place("bench", place), archive.safe.content(digest)), (deposit,)))
         capture.capture(archive, Batch(run_id, 0, tuple(units)), now)
