@@ -116,28 +116,48 @@ def names(conn: Connection, safe: Safe, pseudonyms: Iterable[UUID]) -> dict[UUID
 
 def store_keys(conn: Connection, safe: Safe, keys: Mapping[UUID, tuple[RecordKey, str]], now: datetime) -> None:
     """Write record keys, wrapped under the bucket of their scope and this month. The safe is durable first."""
+    buckets = _buckets(conn, safe, {scope for _, scope in keys.values()}, now)
+    with conn.cursor().copy("COPY subject_keys (subject_id, bucket_id, wrapped) FROM STDIN (FORMAT binary)") as copy:
+        copy.set_types(["uuid", "uuid", "bytea"])
+        for subject, (key, scope) in keys.items():
+            copy.write_row((subject, buckets[scope].id, buckets[scope].wrap(key)))
+
+
+def _buckets(conn: Connection, safe: Safe, scopes: Iterable[str], now: datetime) -> dict[str, Bucket]:
+    """The bucket of each scope, with its row in the catalog. Until the transaction ends none of them is replaced
+    (retention.rekeying): a key that was wrapped under one whose key is dropped could never be read."""
     month = now.astimezone(UTC).date().replace(day=1)
-    buckets: dict[str, Bucket] = {scope: safe.current(scope, month, now) for _, scope in keys.values()}
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO key_buckets (bucket_id, scope, month, generation, recorded_at) "
-            "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (bucket_id) DO NOTHING",
-            # in one order everywhere, so that two writers wait and never deadlock
-            sorted((b.id, b.scope, b.month, b.generation, now) for b in buckets.values()),
-        )
-        with cursor.copy("COPY subject_keys (subject_id, bucket_id, wrapped) FROM STDIN (FORMAT binary)") as copy:
-            copy.set_types(["uuid", "uuid", "bytea"])
-            for subject, (key, scope) in keys.items():
-                copy.write_row((subject, buckets[scope].id, buckets[scope].wrap(key)))
+    replaced: set[UUID] = set()
+    while True:
+        buckets = {scope: safe.current(scope, month, now, replaced) for scope in scopes}
+        with conn.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO key_buckets (bucket_id, scope, month, generation, recorded_at) "
+                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (bucket_id) DO NOTHING",
+                # in one order everywhere, so that two writers wait and never deadlock
+                sorted((b.id, b.scope, b.month, b.generation, now) for b in buckets.values()),
+            )
+        ids = sorted(b.id for b in buckets.values())
+        conn.execute("SELECT FROM key_buckets WHERE bucket_id = ANY(%s) ORDER BY bucket_id FOR KEY SHARE", (ids,))
+        found = conn.execute("SELECT bucket_id FROM replaced_buckets WHERE bucket_id = ANY(%s)", (ids,)).fetchall()
+        if not found:
+            return buckets
+        replaced |= {row[0] for row in found}  # by another process, since this one read the safe
 
 
 def load_keys(conn: Connection, safe: Safe, subjects: Iterable[UUID]) -> dict[UUID, RecordKey]:
     """The keys of subjects; one whose row is gone is left out. Raises NotFound if a bucket key is gone."""
-    rows = conn.execute(
-        "SELECT subject_id, bucket_id, wrapped FROM subject_keys WHERE subject_id = ANY(%s)",
-        (list(subjects),),
-    )
-    return {subject: safe.bucket(bucket).unwrap(bytes(wrapped)) for subject, bucket, wrapped in rows}
+    asked = [*subjects]
+    for again in (True, False):  # between the row and the safe a bucket may have got another key
+        rows = conn.execute(
+            "SELECT subject_id, bucket_id, wrapped FROM subject_keys WHERE subject_id = ANY(%s)", (asked,)
+        ).fetchall()
+        try:
+            return {subject: safe.bucket(bucket).unwrap(bytes(wrapped)) for subject, bucket, wrapped in rows}
+        except NotFound:
+            if not again:
+                raise
+    raise AssertionError("unreachable")
 
 
 def load_key(conn: Connection, safe: Safe, subject: UUID) -> RecordKey:

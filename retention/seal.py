@@ -9,7 +9,8 @@ Rules of this module:
   record key, any age tool opens it.
 - The safe is durable before anything that needs it: a bucket key is on disk (temp file, fsync, rename, fsync
   of the folder) before a record is wrapped under it. A process may die anywhere and leaves a safe that opens.
-- One safe, many processes: changes happen under flock, and start from what is on disk.
+- One safe, many processes: changes happen under flock, and start from what is on disk. A bucket key that another
+  process dropped is remembered by those that had read it, until they end: a row that they read before is still opened.
 - No secret is in a message, a log or `repr`.
 - `commitment` and `place` are HMAC-SHA-256: a digest or a path that can be guessed is personal data.
 
@@ -24,7 +25,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -121,26 +122,43 @@ class Safe:
     root: pyrage.x25519.Identity = field(repr=False)
     index_key: bytes = field(repr=False)
     _buckets: dict[UUID, Bucket] = field(repr=False, default_factory=dict)
+    _dropped: dict[UUID, Bucket] = field(repr=False, default_factory=dict)  # by another process
 
-    def current(self, scope: str, month: date, now: datetime) -> Bucket:
-        """The bucket that new keys of this scope and month are wrapped under; made, durably, when missing."""
+    def current(self, scope: str, month: date, now: datetime, replaced: Collection[UUID] = ()) -> Bucket:
+        """The bucket that new keys of this scope and month are wrapped under, none of `replaced`; made, durably, when
+        missing."""
         month = month.replace(day=1)
-        if found := self._newest(scope, month):
+        if found := self._newest(scope, month, replaced):
             return found
         with _locked(self.folder):
             self._read()
-            if found := self._newest(scope, month):
+            if found := self._newest(scope, month, replaced):
                 return found
-            made = Bucket(uuid4(), scope, month, 1, secrets.token_bytes(32))
+            before = self._newest(scope, month)
+            made = Bucket(uuid4(), scope, month, before.generation + 1 if before else 1, secrets.token_bytes(32))
             self._buckets[made.id] = made
             _write(self.folder, self.root, self.index_key, self._buckets, now)
             return made
+
+    def drop(self, bucket_ids: Collection[UUID], now: datetime) -> None:
+        """Forget bucket keys for good, durably; one that is gone already is fine. What they wrapped is closed from now
+        on: the caller has wrapped anew what is to be read."""
+        with _locked(self.folder):
+            self._read()
+            for bucket_id in bucket_ids:
+                self._dropped.pop(bucket_id, None)
+            kept = {bucket_id: b for bucket_id, b in self._buckets.items() if bucket_id not in bucket_ids}
+            if len(kept) < len(self._buckets):
+                _write(self.folder, self.root, self.index_key, kept, now)
+            self._buckets = kept
 
     def bucket(self, bucket_id: UUID) -> Bucket:
         """Raises NotFound when the key is gone: what it wrapped was destroyed, or this is another safe."""
         if bucket_id not in self._buckets:
             self._read()
         if bucket_id not in self._buckets:
+            if bucket_id in self._dropped:
+                return self._dropped[bucket_id]
             raise NotFound(
                 f"key safe {self.folder}: no bucket {bucket_id}. What was wrapped under it was destroyed, "
                 "or this safe belongs to another catalog; restore the safe that belongs to it."
@@ -185,12 +203,15 @@ class Safe:
         framed = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
         return hmac.digest(self.index_key, purpose + b"\0" + framed, "sha256")
 
-    def _newest(self, scope: str, month: date) -> Bucket | None:
-        found = [b for b in self._buckets.values() if b.scope == scope and b.month == month]
+    def _newest(self, scope: str, month: date, replaced: Collection[UUID] = ()) -> Bucket | None:
+        known = self._buckets.values()
+        found = [b for b in known if b.scope == scope and b.month == month and b.id not in replaced]
         return max(found, key=lambda b: b.generation, default=None)
 
     def _read(self) -> None:
+        before = self._buckets
         self.index_key, self._buckets = _read_safe(self.folder, self.root)
+        self._dropped |= {bucket_id: b for bucket_id, b in before.items() if bucket_id not in self._buckets}
 
 
 def open_safe(folder: Path, now: datetime, *, may_create: bool = True) -> Safe:

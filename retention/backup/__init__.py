@@ -109,6 +109,8 @@ def alone(archive: Archive, name: str) -> Iterator[None]:
     with transaction(archive.connections) as guard:
         if guard.execute("SELECT pg_try_advisory_xact_lock(hashtext(%s))", (f"backup {name}",)).fetchone() != (True,):
             raise Refused(f"refusing to write to second vault {name} twice at once: a run or a prune is at it. Wait.")
+        # The tables and the safe of a point belong together: no bucket gets another key between (retention.rekeying).
+        guard.execute("SELECT pg_advisory_xact_lock_shared(hashtext('key safe'))")
         yield
 
 

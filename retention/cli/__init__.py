@@ -26,6 +26,7 @@ from retention.cli import (
     disposition,
     events,
     holds,
+    keys,
     ledger,
     recovery,
     requests,
@@ -71,6 +72,7 @@ app.command("destroyed")(requests.destroyed)
 app.add_typer(disposition.app, name="disposition")
 app.add_typer(approvals.app, name="approval")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(keys.app, name="key")
 app.add_typer(vault.fixity_app, name="fixity")
 app.add_typer(vault.vault_app, name="vault")
 app.add_typer(backup.app, name="backup")

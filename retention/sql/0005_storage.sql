@@ -64,3 +64,20 @@ CREATE INDEX drills_by_time ON drills (ended_at);
 
 GRANT SELECT, INSERT ON drills TO muniment_application;
 GRANT SELECT ON drills TO muniment_auditor;
+
+-- ---------------------------------------------------------------- keys
+
+-- Buckets that lost rows, and whose other rows were wrapped anew; when the key of each left the key safe. replaced_by:
+-- NULL where no row was left.
+CREATE TABLE replaced_buckets (
+    bucket_id   uuid PRIMARY KEY,
+    replaced_by uuid,
+    keys        bigint NOT NULL,      -- how many were wrapped anew
+    replaced_at timestamptz NOT NULL,
+    dropped_at  timestamptz
+);
+
+GRANT SELECT, INSERT, UPDATE ON replaced_buckets TO muniment_application;
+GRANT SELECT ON replaced_buckets TO muniment_auditor;
+GRANT UPDATE (bucket_id) ON key_buckets TO muniment_application;     -- rows are locked, and never changed
+GRANT UPDATE (bucket_id, wrapped) ON subject_keys TO muniment_application;

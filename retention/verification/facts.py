@@ -61,7 +61,7 @@ SELECT (t.detail ->> 'trigger_event')::uuid AS trigger_event_id, t.subject AS su
  WHERE t.type = 'mem' AND t.detail ? 'trigger_event' AND (g.position IS NULL OR g.position < t.position)
 """.replace("{gone}", _GONE)
 
-# As retention.triggers keeps it: what the events of each subject, which are compared too, make current.
+# As retention.triggers.rows keeps it: what the events of each subject, which are compared too, make current.
 _CURRENT = """
 WITH live AS (
     SELECT e.subject_id, k.kind, max(e.effective) AS latest, min(e.effective) AS earliest
@@ -169,6 +169,17 @@ SELECT (detail ->> 'drill')::uuid AS drill_id, detail ->> 'backup_vault' AS vaul
   FROM history WHERE type = 'rec' AND detail ? 'drill'
 """
 
+_REPLACED_BUCKETS = """
+SELECT r.bucket_id, (r.detail ->> 'by')::uuid AS replaced_by, (r.detail ->> 'keys')::bigint AS keys,
+       r.at AS replaced_at, d.at AS dropped_at, coalesce(d.position, r.position) AS position
+  FROM (SELECT DISTINCT ON (subject) subject AS bucket_id, detail, at, position FROM history
+         WHERE type = 'enc' AND detail ? 'keys' ORDER BY subject, position DESC) AS r
+  LEFT JOIN (SELECT DISTINCT ON (bucket_id) bucket_id, at, position
+               FROM (SELECT unnest(subjects) AS bucket_id, at, position FROM history
+                      WHERE type = 'del' AND detail ? 'bucket_keys') AS every
+              ORDER BY bucket_id, position DESC) AS d ON d.bucket_id = r.bucket_id AND d.position > r.position
+"""
+
 _LEDGER_KEYS = """
 SELECT row_number() OVER (ORDER BY position)::integer AS number, split_part(detail ->> 'vkey', '+', 1) AS origin,
        detail ->> 'vkey' AS vkey, at AS recorded_at, position
@@ -266,6 +277,9 @@ PROJECTIONS = (
         ("drill_id",),
         _columns("vault point_id ended_at milliseconds records objects lost resurrected problems late ok"),
         _DRILLS,
+    ),
+    Projection(
+        "replaced_buckets", ("bucket_id",), _columns("replaced_by keys replaced_at dropped_at"), _REPLACED_BUCKETS
     ),
     Projection(
         "ledger_keys",

@@ -297,7 +297,10 @@ def _check_answers(conn: Connection, archive: Archive) -> Iterator[Problem]:
 
 
 def _check_buckets(conn: Connection, archive: Archive) -> Iterator[Problem]:
-    rows = conn.execute("SELECT bucket_id, scope, month, generation FROM key_buckets ORDER BY 1")
+    rows = conn.execute(
+        "SELECT bucket_id, scope, month, generation FROM key_buckets WHERE NOT EXISTS (SELECT FROM replaced_buckets r "
+        "WHERE r.bucket_id = key_buckets.bucket_id AND dropped_at IS NOT NULL) ORDER BY 1"
+    )
     for bucket_id, *said in rows.fetchall():
         where = f"table key_buckets, row {bucket_id}"
         try:
@@ -335,7 +338,8 @@ SELECT 'subject_keys', k.subject_id::text FROM subject_keys k
  WHERE NOT EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = k.bucket_id)
 UNION ALL
 SELECT 'plan_remains', r.plan_id::text FROM plan_remains r
- WHERE r.kind = 'bucket' AND NOT EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = r.remains_id)""",
+ WHERE r.kind = 'bucket' AND NOT EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = r.remains_id)
+   AND NOT EXISTS (SELECT FROM replaced_buckets b WHERE b.bucket_id = r.remains_id)""",
     "the object that it stands in has no row in table descriptors.": """
 SELECT 'descriptor_lines', 'subject_id ' || l.subject_id || ', revision ' || l.revision FROM descriptor_lines l
  WHERE NOT EXISTS (SELECT FROM descriptors d WHERE d.descriptor_id = l.descriptor_id)""",

@@ -149,7 +149,7 @@ class Story:
 def live(old: Site, clock: Clock) -> Story:
     """Two points, with records destroyed, held and captured before, between and after."""
     with open_archive(old.settings, clock()) as archive:
-        load(archive, clock, PERSONAL)
+        load(archive, clock, PERSONAL.replace("limit_records: 1000", f"limit_records: {max(1000, RECORDS)}"))
         enrol(archive, clock)
         made = [Document("LONG", f"long {n}") for n in range(RECORDS * 3 // 4)]
         made += [Document("SHORT", f"short {n}") for n in range(RECORDS // 4)]
@@ -207,11 +207,13 @@ def execution_refuses(archive: Archive) -> bool:
     return proposing.propose(archive, datetime(2026, 11, 24, tzinfo=UTC)).plan is None
 
 
+@pytest.mark.timeout(1200)
 def test_what_happened_after_the_last_point(machines: tuple[Site, Site], clock: Clock) -> None:
     old, new = machines
     story = live(old, clock)
     burn(old, new)
     found = restore(new.settings, new.second, (), clock)
+    print(f"{RECORDS} records: {found.objects} objects, {found.seconds:.1f} s, lost {len(found.lost)}, resurrected 0")
     assert found.resurrected == 0
     assert str(story.captured) in map(str, found.lost) and len(found.lost) == 2  # it, and the certificate
     assert [str(one) for one in found.verified.problems] == []

@@ -37,6 +37,7 @@ from retention import (
     probing,
     quarantine,
     reading,
+    rekeying,
     requests,
     runs,
     signatures,
@@ -121,6 +122,7 @@ PLACES = {
     "probing": {"probe"},
     "quarantine": {"reject", "release"},
     "reading": {"_append", "_forgotten"},
+    "rekeying": {"_drop", "_move"},
     "recovery/drill": {"_enter", "_enter_failure"},
     "recovery/telling": {"lose", "moved", "restored", "unrecovered"},
     "requests/answers": {"give", "restrict"},
@@ -205,6 +207,7 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     _disposition(archive, clock, ids, folder)
     _late(archive, clock, ids, folder)
     assert reading.forget(archive, clock() + timedelta(days=6 * 366)) == 1
+    assert rekeying.rekey(archive, clock).dropped
     keys.create(archive, "records.example.org/ledger", clock())
     keys.rotate(archive, clock())
     _backs_up(archive, clock, ids, folder)

@@ -179,6 +179,9 @@ def test_every_table_has_a_decided_right_and_the_application_no_more_than_its_co
     assert set(columns) <= {
         ("aggregations", "aggregation_id", "UPDATE"),  # for a row's lock
         ("subject_keys", "subject_id", "UPDATE"),  # the same
+        ("key_buckets", "bucket_id", "UPDATE"),  # the same
+        ("subject_keys", "bucket_id", "UPDATE"),  # wrapped anew
+        ("subject_keys", "wrapped", "UPDATE"),
         ("contents", "verified_at", "UPDATE"),
         ("contents", "version", "UPDATE"),  # healed
         ("pseudonyms", "kind", "UPDATE"),  # a name that was in no copy, used again

@@ -58,7 +58,9 @@ def whole(settings: Settings, services: Services, tmp_path: Path, clock: Clock) 
 def test_an_archive_to_which_everything_happened(whole: Whole) -> None:
     found = verify(whole.archive)
     assert [str(problem) for problem in found.problems] == []
-    assert isinstance(found, Verification) and found.size == found.published and found.checkpoints == 4  # with `checkpoint`
+    assert (
+        isinstance(found, Verification) and found.size == found.published and found.checkpoints == 4
+    )  # with `checkpoint`
 
 
 # ---------------------------------------------------------------- the vault
@@ -157,7 +159,9 @@ def looked(whole: Whole, published: Verified) -> list[str]:
 
 def test_whatever_is_changed_in_the_history_is_named(whole: Whole) -> None:
     with transaction(whole.archive.connections) as conn:
-        ((size, root),) = conn.execute("SELECT size, root FROM ledger_checkpoints ORDER BY size DESC LIMIT 1").fetchall()
+        ((size, root),) = conn.execute(
+            "SELECT size, root FROM ledger_checkpoints ORDER BY size DESC LIMIT 1"
+        ).fetchall()
     published = Verified(size, bytes(root))
     for said, statement in EVENTS.items():
         whole.conn.execute(statement.encode())
