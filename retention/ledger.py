@@ -22,8 +22,7 @@ from uuid import UUID
 import psycopg
 
 from retention import merkle
-
-MAX_ENTRY = 65_535  # c2sp.org/tlog-tiles: entries carry a 16-bit length
+from retention.tlog.tiles import MAX_ENTRY
 
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 

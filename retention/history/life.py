@@ -26,8 +26,8 @@ from retention.archive import Archive, names
 from retention.database import Connection
 from retention.errors import Damaged, NotFound
 from retention.history.wording import Known, words
-from retention.ledger import MAX_ENTRY
 from retention.model import EVENT_TYPES, RecordState
+from retention.tlog.tiles import MAX_ENTRY
 
 _SHORT = 4096  # bytes: with more it names a hundred records, and ours is among them or it is not about ours
 _SEALED = ("trigger", "retraction", "resumption")  # kinds of proposals whose effect is on the events of a subject

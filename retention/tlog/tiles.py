@@ -24,7 +24,7 @@ HEIGHT = 8
 WIDTH = 1 << HEIGHT
 ENTRIES = -1  # the level of an entry bundle
 MAX_LEVEL = 63
-MAX_ENTRY = 65_535
+MAX_ENTRY = 65_535  # bytes: an entry stands behind its length in 16 bits
 
 _PATH = re.compile(r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?")
 

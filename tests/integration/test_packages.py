@@ -32,6 +32,7 @@ from retention.packages import Purpose, handed_out, premis, write_bag
 from retention.packages.acknowledgements import read_acknowledgement
 from retention.packages.bags import Bag, read_bag
 from retention.packages.check import verify_bag
+from retention.tlog.tiles import MAX_ENTRY
 from retention.vault.base import Vault
 from tests.owning import owning
 
@@ -457,7 +458,7 @@ def test_who_hands_out_says_so_of_each_record(archive: Archive, tmp_path: Path, 
     many = Bag(bag.path, "plan-1", bag.digest, tuple(uuid4() for _ in range(2_500)), 1, 1)
     events = handed_out(many, Purpose.TRANSFER, archive.agent, clock())
     assert [len(e.subjects) for e in events] == [1_000, 1_000, 500]
-    assert all(len(ledger.canonical(e)) < ledger.MAX_ENTRY for e in events)
+    assert all(len(ledger.canonical(e)) < MAX_ENTRY for e in events)
     assert {e.type for e in handed_out(bag, Purpose.PRODUCTION, archive.agent, clock())} == {"exp"}
 
 

@@ -11,7 +11,8 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retention.ledger import MAX_ENTRY, Agent, Event, canonical
+from retention.ledger import Agent, Event, canonical
+from retention.tlog.tiles import MAX_ENTRY
 
 AGENT = Agent(UUID(int=1), UUID(int=2), "0.1.0")
 TIME = datetime(2026, 11, 22, 12, 0, 0, 123, tzinfo=UTC)
