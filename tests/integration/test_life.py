@@ -128,7 +128,7 @@ PLACES = {
     "requests/answers": {"give", "restrict"},
     "requests/register": {"close", "enter", "extend", "lift"},
     "runs": {"close", "interrupt", "observe", "start"},
-    "triggers": {"_apply"},
+    "triggers/recording": {"record"},
     "verification/__init__": {"enter"},
 }
 
