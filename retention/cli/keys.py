@@ -20,7 +20,7 @@ def keys() -> None:
 @app.command("rekey")
 def key_rekey(context: typer.Context) -> None:
     """Give every bucket of keys that lost some a new key, and drop the old one: what was destroyed stays closed in old
-    copies of the catalog too. The scheduler does this nightly; run it after a destruction that cannot wait.
+    copies of the catalog too. To be run each night, and after a destruction that cannot wait.
 
     Copies of the key safe in second vaults keep the old key for seven days, and while no newer one was made."""
     from retention import rekeying
