@@ -117,6 +117,13 @@ def _replace(archive: Archive, bucket: _Due, former: Collection[UUID], now: date
     return None
 
 
+def _generation(conn: Connection, bucket_id: UUID) -> int:
+    """When its key is gone the event alone tells what it was."""
+    row = conn.execute("SELECT generation FROM key_buckets WHERE bucket_id = %s", (bucket_id,)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def _move(conn: Connection, archive: Archive, bucket: _Due, former: Collection[UUID], now: datetime) -> int:
     conn.execute("SET LOCAL lock_timeout = '500ms'")  # shorter than deadlock_timeout: this gives way, not the others
     conn.execute("SELECT FROM key_buckets WHERE bucket_id = %s FOR UPDATE", (bucket.id,))
@@ -145,7 +152,8 @@ def _move(conn: Connection, archive: Archive, bucket: _Due, former: Collection[U
         "replaced_at = EXCLUDED.replaced_at, dropped_at = NULL",
         (bucket.id, new_id, count, now),
     )
-    detail = {"by": None if new_id is None else str(new_id), "keys": count}
+    detail = {"by": None if new_id is None else str(new_id), "keys": count, "scope": bucket.scope}
+    detail |= {"month": bucket.month.isoformat(), "generation": _generation(conn, bucket.id)}
     ledger.append(conn, [Event("enc", now, archive.agent, (bucket.id,), detail=detail)], now)
     return count
 

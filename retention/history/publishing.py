@@ -123,6 +123,7 @@ def _publish(archive: Archive, now: datetime, tell: Teller | None) -> Published:
         old, count = 0, 0
         for vault in vaults:
             former = newest(vault, known)
+            _put_copies(conn, vault, former.size if former else 0, size, now)
             _refuse_another_history(former, size, root)
             old, count = former.size if former else 0, 0
             if size > old:
@@ -259,9 +260,21 @@ def _signed(archive: Archive, key: LogKey, head: Checkpoint, now: datetime) -> b
         return signed
 
 
+def _put_copies(conn: Connection, vault: Vault, above: int, below: int, now: datetime) -> None:
+    """Those of checkpoints that were signed, and whose publishing was cut off or was before this vault joined."""
+    for size, signed in conn.execute(
+        "SELECT size, note FROM ledger_checkpoints WHERE size > %s AND size < %s ORDER BY size", (above, below)
+    ):
+        _put_copy(vault, size, bytes(signed), now)
+
+
 def _put_checkpoint(vault: Vault, size: int, signed: bytes, now: datetime) -> None:
-    vault.put(f"{COPIES}/{size:020}", signed, sha256=sha256(signed).digest(), size=len(signed), lock=lock(vault, now))
+    _put_copy(vault, size, signed, now)
     vault.replace(CHECKPOINT, signed)
+
+
+def _put_copy(vault: Vault, size: int, signed: bytes, now: datetime) -> None:
+    vault.put(f"{COPIES}/{size:020}", signed, sha256=sha256(signed).digest(), size=len(signed), lock=lock(vault, now))
 
 
 def lock(vault: Vault, now: datetime) -> Lock | None:

@@ -541,7 +541,11 @@ SHAPES = (
     Shape("dis", f"{_PACKAGE} recipient", _handed_out),
     Shape("dis", "read shown why", _read, may="query query_commitment"),
     Shape("del", "orphans bytes keys_sha256", "{orphans} objects that no capture had ended were erased from the vault"),
-    Shape("enc", "by keys", "a bucket of keys that lost some was replaced: {keys} keys were wrapped under a new one"),
+    Shape(
+        "enc",
+        "by keys scope month generation",
+        "a bucket of keys that lost some was replaced: {keys} keys were wrapped under a new one",
+    ),
     Shape(
         "del", "bucket_keys", "the keys of {bucket_keys} buckets left the key safe | what they had wrapped is closed"
     ),

@@ -93,6 +93,7 @@ def verify(
             found.add(entries.check_notes(conn, there, known[0].origin, [key.verifier for key in known]))
         if published:
             found.add(check_beginning(conn, archive.vault, there, published))
+            found.add(check_copies(conn, archive.vault, published.size))
         found.add(check_migrations(conn))
         found.add(check_guards(conn))
         found.add(check_marks(conn))
@@ -182,6 +183,14 @@ def check_beginning(conn: Connection, vault: Vault, there: Entries, published: V
         for position, leaf in enumerate(logged, first):
             if found.get(position) != leaf:
                 yield Problem(f"table events, position {position}", "it is not the event that was published there.")
+
+
+def check_copies(conn: Connection, vault: Vault, size: int) -> list[Problem]:
+    """That each checkpoint that was signed, up to the newest published, has its copy: who rolls back removes some."""
+    there = {stored.key for stored in vault.list(publishing.COPIES)}
+    rows = conn.execute("SELECT size FROM ledger_checkpoints WHERE size <= %s ORDER BY size", (size,))
+    keys_of = (f"{publishing.COPIES}/{row[0]:020}" for row in rows)
+    return [Problem(f"vault {key}", "missing: it was signed and published.") for key in keys_of if key not in there]
 
 
 def check_migrations(conn: Connection) -> list[Problem]:

@@ -297,22 +297,29 @@ def _check_answers(conn: Connection, archive: Archive) -> Iterator[Problem]:
 
 
 def _check_buckets(conn: Connection, archive: Archive) -> Iterator[Problem]:
+    """What a bucket is of: as the key safe says, or the event that replaced it."""
     rows = conn.execute(
-        "SELECT bucket_id, scope, month, generation FROM key_buckets WHERE NOT EXISTS (SELECT FROM replaced_buckets r "
-        "WHERE r.bucket_id = key_buckets.bucket_id AND dropped_at IS NOT NULL) ORDER BY 1"
+        """SELECT b.bucket_id, b.scope, b.month, b.generation, t.scope, t.month, t.generation
+             FROM key_buckets b
+             LEFT JOIN replaced_buckets r ON r.bucket_id = b.bucket_id AND r.dropped_at IS NOT NULL
+             LEFT JOIN (SELECT DISTINCT ON (subject) subject, detail ->> 'scope' AS scope,
+                               (detail ->> 'month')::date AS month, (detail ->> 'generation')::integer AS generation
+                          FROM history WHERE type = 'enc' AND detail ? 'generation'
+                         ORDER BY subject, position DESC) AS t ON t.subject = r.bucket_id
+            ORDER BY 1"""
     )
     for bucket_id, *said in rows.fetchall():
-        where = f"table key_buckets, row {bucket_id}"
-        try:
-            bucket = archive.safe.bucket(bucket_id)
-        except MunimentError as error:
-            yield Problem(where, str(error))
-            continue
-        for name, is_, should in zip(
-            ("scope", "month", "generation"), said, (bucket.scope, bucket.month, bucket.generation), strict=True
-        ):
+        where, told, of = f"table key_buckets, row {bucket_id}", tuple(said[3:]), "its event"
+        if told[0] is None:
+            try:
+                bucket = archive.safe.bucket(bucket_id)
+            except MunimentError as error:
+                yield Problem(where, str(error))
+                continue
+            told, of = (bucket.scope, bucket.month, bucket.generation), "the key safe"
+        for name, is_, should in zip(("scope", "month", "generation"), said, told, strict=False):
             if is_ != should:
-                yield Problem(where, f"{name} is {is_}, the key safe says {should}.")
+                yield Problem(where, f"{name} is {is_}, {of} says {should}.")
 
 
 # What is asked of the tables when all that opens was opened; each answers table and row.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from retention.database import transaction
 from retention.embedded import Services, postgres
 from retention.errors import Refused, UsageError
 from retention.history import keys, publishing
+from retention.recovery.restoring import Restored, restore
 from tests.archive_builder import SCHEDULE, Document, capture_all, load
 
 Clock = Callable[[], datetime]
@@ -176,6 +178,13 @@ def test_a_drill(
         assert verification.verify(archive).problems == []
 
 
+def slowly(*given: Any, **named: Any) -> Restored:
+    """A second longer than it took."""
+    found = restore(*given, **named)
+    found.seconds += 1
+    return found
+
+
 def test_a_drill_that_is_too_slow_or_too_old_or_not_whole_is_red(
     place: Place, empty: Settings, typed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +195,8 @@ def test_a_drill_that_is_too_slow_or_too_old_or_not_whole_is_red(
     (victim, *_) = sorted((place.second / "records").rglob("*"))[-1:]
     victim.chmod(0o600)
     victim.write_bytes(victim.read_bytes()[:-1])
+    monkeypatch.setattr("retention.recovery.drill.restore", slowly)
+    time.sleep(1)  # the point grows old
     found = drilled(place.settings, empty, typed, monkeypatch, code=1)
     assert [said.split()[2] for said in found["late"]] == ["rto", "rpo"]
     assert (found["older"], len(found["lost"]), found["ok"]) == (1, 1, False)

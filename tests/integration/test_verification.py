@@ -210,7 +210,11 @@ def test_whatever_is_changed_of_what_is_sealed_is_named(whole: Whole) -> None:
         for said, tamper in changes.items():
             whole.conn.execute("SET LOCAL session_replication_role = replica")
             without_checks(whole.conn)
-            tamper()
+            if (table, said) == ("key_buckets", "deleted"):  # one in use: on one that was emptied hangs nothing
+                some = "(SELECT bucket_id FROM subject_keys ORDER BY 1 LIMIT 1)"
+                whole.conn.execute(f"DELETE FROM key_buckets WHERE bucket_id = {some}".encode())
+            else:
+                tamper()
             problems = unsealed(whole)
             assert problems, (table, said)
             assert any(table in problem for problem in problems) or said == "deleted", (table, said, problems)
