@@ -1,14 +1,16 @@
-"""`continuity`: every night, a recovery point in each second vault, so that the archive survives the loss of its place.
+"""`continuity` and `continuity_drill`: the archive survives the loss of its place, and it is tried.
 
-    backup    what is missing there is copied, and a signed point names all of it
-    prune     points that the schedule does not keep go, with what nothing else needs
-    check     signatures, pages, the ledger and every object's size; of a share of the objects the bytes
+    continuity          nightly, in each second vault:
+        backup          what is missing there is copied, and a signed point names all of it
+        prune           points that the schedule does not keep go, with what nothing else needs
+        check           signatures, pages, the ledger and every object's size; of a share of the objects the bytes
+    continuity_drill    weekly: the newest point of each is restored where nobody works, verified and timed
 
 Rules of this module:
 - Where MUNIMENT_BACKUPS names no second vault, the run is skipped: the report says that there is none.
 - Each is a task of its own, and runs whatever became of the one before: a point that cannot be taken is no reason not
   to look at those that are there. The run is red if one of them is, and names what was found in its log.
-- Where a point is older than its classes allow, or was not looked at for a week, the report is red
+- Where a point is older than its classes allow, was not looked at or not drilled for a week, the report is red
   (retention/reports/continuity.py): silence is failure.
 - XComs carry counts.
 """
@@ -24,6 +26,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from muniment_command import CATALOG, refuse, run
 
 NIGHTLY = "0 3 * * *"  # UTC: after assurance, before the report
+WEEKLY = "0 4 * * 0"  # UTC: after the points of the night
 RETRY = timedelta(minutes=10)
 SHARE = 5.0  # percent of the objects whose bytes are read a night: each within twenty nights
 
@@ -59,6 +62,22 @@ def check() -> dict[str, int]:
     return {one["vault"]: one["read"] for one in done}
 
 
+@task(retries=1, retry_delay=RETRY)
+def drill() -> dict[str, float]:
+    """Seconds that a restore takes, of each second vault."""
+    skip_without_vault()
+    names = [part.partition("=")[0] for part in os.environ["MUNIMENT_BACKUPS"].split()]
+    done = {name: run(["drill", "--vault", name]) for name in names}
+    wrong = {
+        f"{name} {n}": said
+        for name, one in done.items()
+        if not one["ok"]
+        for n, said in enumerate(one["problems"] or ["it restored other than what was there"])
+    }
+    refuse(wrong, "things went wrong in the drill")
+    return {name: one["rto"] for name, one in done.items()}
+
+
 @task(trigger_rule="all_done", outlets=[CATALOG])
 def looked() -> None:
     """Tell Airflow, whatever came out: the report follows."""
@@ -77,3 +96,16 @@ with DAG(
     steps = [backup(), prune(), check()]
     steps[0] >> steps[1] >> steps[2] >> looked()
     steps >> EmptyOperator(task_id="verdict", trigger_rule="none_failed")
+
+with DAG(
+    dag_id="continuity_drill",
+    description="A restore that is tried every week",
+    schedule=CronTriggerTimetable(WEEKLY, timezone="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["muniment"],
+    doc_md=__doc__,
+):
+    tried = drill()
+    tried >> looked()
+    tried >> EmptyOperator(task_id="verdict", trigger_rule="none_failed")

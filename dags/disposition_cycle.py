@@ -1,6 +1,6 @@
 """`disposition_cycle` and `disposition_execution`: what has outlived its retention goes, by two people.
 
-    disposition_cycle       nightly: lets stages lapse and terms end, gives notices, proposes
+    disposition_cycle       nightly: lets stages lapse and terms end, gives notices, proposes, gives buckets new keys
     disposition_execution   every 15 minutes: executes what two people have signed by then
 
 Rules of this module:
@@ -85,6 +85,15 @@ def propose() -> dict[str, Any]:
     return {name: found[name] for name in ("plan_id", "count", "in_other_plans", "not_notified")}
 
 
+@task(retries=2, retry_delay=RETRY, trigger_rule="all_done")
+def rekey() -> dict[str, int]:
+    """Give buckets of keys that lost some a new key: old copies of the catalog open nothing that was destroyed."""
+    done = run(["key", "rekey"])
+    if done["busy"]:
+        raise AirflowException(f"{done['busy']} buckets of keys were in use each time; it is tried again.")
+    return {name: done[name] for name in ("replaced", "wrapped", "dropped")}
+
+
 # ---------------------------------------------------------------- what was signed
 
 
@@ -135,8 +144,8 @@ with DAG(
     tags=["muniment"],
     doc_md=__doc__,
 ):
-    steps = [advance(), notify(), propose()]
-    steps[0] >> steps[1] >> steps[2] >> changed()
+    steps = [advance(), notify(), propose(), rekey()]
+    steps[0] >> steps[1] >> steps[2] >> steps[3] >> changed()
     steps >> verdict()
 
 with DAG(

@@ -124,7 +124,7 @@ def prune(archive: Archive, name: str, now: datetime, *, only_say: bool = False,
         stays = [point for point in read if point.id in done.kept]
         _prune_objects(vault, stays, done)
         _prune_pages(vault, stays, done)
-        _prune_safes(vault, now, done)
+        _prune_safes(vault, stays, now, done)
         _enter(archive, name, done, now)
     return done
 
@@ -163,9 +163,13 @@ def _prune_pages(vault: Vault, stays: Sequence[Point], done: Pruned) -> None:
             done.pages += bool(vault.erase(key))
 
 
-def _prune_safes(vault: Vault, now: datetime, done: Pruned) -> None:
-    """Those that are older than the term; never the newest."""
-    for key in [stored.key for stored in vault.list(points.SAFE)][:-1]:
+def _prune_safes(vault: Vault, stays: Sequence[Point], now: datetime, done: Pruned) -> None:
+    """Those that are older than the term; never the newest, nor the one that the newest point names."""
+    copies = [stored.key for stored in vault.list(points.SAFE)]
+    needed = {*copies[-1:], *(point.index.safe for point in stays[-1:])}
+    for key in copies:
+        if key in needed:
+            continue
         taken = key.rpartition("/")[2].partition("-")[0]
         if datetime.strptime(taken, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC) < now - SAFE_TERM:
             done.safes += bool(vault.erase(key))

@@ -4,7 +4,7 @@ Rules of this module:
 - A class says how old the newest recovery point may be (`rpo`) and in which vaults; without it, a point a day in every
   second vault.
 - Silence is failure: a vault that is named and never joined, a point that is late, one that was not looked at within a
-  week, are red. An archive without any second vault waits for the decision of a person.
+  week, and a week without a drill, are red. An archive without any second vault waits for the decision of a person.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from retention.rules import Schedule
 
 DAILY = timedelta(hours=26)  # where no class says how old a point may be
 LOOKED = timedelta(days=8)  # a check of the points every week
+DRILLED = timedelta(days=8)  # a drill every week
 THROUGH = timedelta(hours=1)  # a hold or a destruction of which no second vault knows
 
 _NO_VAULT = "Set MUNIMENT_BACKUPS, and run muniment backup run (docs/backup.md)."
@@ -38,6 +39,8 @@ class Vault:
     taken_at: datetime | None
     checked_at: datetime | None
     broken: int  # points in which the last check found something
+    drilled_at: datetime | None  # the last drill, whatever came out
+    drill_ok: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,11 @@ def continuity(conn: Connection, schedule: Schedule | None) -> Continuity:
     """What the catalog knows of it."""
     rows = conn.execute(
         """SELECT v.name, v.joined_at, max(p.taken_at), max(p.checked_at),
-                  count(*) FILTER (WHERE NOT p.whole AND p.pruned_at IS NULL)
+                  count(*) FILTER (WHERE NOT p.whole AND p.pruned_at IS NULL), d.ended_at, d.ok
              FROM backup_vaults v LEFT JOIN recovery_points p ON p.vault = v.name
-            WHERE v.left_at IS NULL GROUP BY 1, 2 ORDER BY 1"""
+             LEFT JOIN (SELECT DISTINCT ON (vault) vault, ended_at, ok FROM drills
+                         ORDER BY vault, ended_at DESC, drill_id DESC) AS d ON d.vault = v.name
+            WHERE v.left_at IS NULL GROUP BY v.name, v.joined_at, d.ended_at, d.ok ORDER BY 1"""
     )
     vaults = [Vault(*row) for row in rows]
     waits = conn.execute(_WAITS).fetchone() if vaults else None
@@ -111,7 +116,22 @@ def _of(vault: Vault, rpo: timedelta, classes: Sequence[str], now: datetime) -> 
     if not made:
         said = f"The newest is {_age(now - since)} old, at most {_age(rpo)} is allowed{asks}; none is broken."
         made.append(Check(f"backup-{vault.name}", Status.GREEN, title, said))
-    return made
+    return [*made, _drilled(vault, now)]
+
+
+def _drilled(vault: Vault, now: datetime) -> Check:
+    id_, title = f"drill-{vault.name}", f"Restore drill from {vault.name}"
+    if vault.drill_ok is False:
+        said = f"The drill of {vault.drilled_at:%Y-%m-%d %H:%M} UTC did not restore what it should, or too late."
+        return Check(id_, Status.RED, title, said, "Run it again, which names it: muniment drill. Then mend that.")
+    term = now - (vault.drilled_at or vault.joined_at)
+    if term > DRILLED:
+        said = f"None for {_age(term)}: nobody knows whether a point restores, nor how long it takes."
+        then = "See that the DAG continuity_drill runs, and what its log says; by hand: muniment drill."
+        return Check(id_, Status.RED, title, said, then)
+    if vault.drilled_at is None:
+        return Check(id_, Status.GREEN, title, "The vault joined within a week: its first drill is to come.")
+    return Check(id_, Status.GREEN, title, f"The drill of {vault.drilled_at:%Y-%m-%d} restored everything in time.")
 
 
 def _age(term: timedelta) -> str:

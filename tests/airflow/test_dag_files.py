@@ -12,6 +12,7 @@ from tests.airflow.conftest import ROOT, Script, clean_environment
 OURS = {
     "assurance",
     "continuity",
+    "continuity_drill",
     "retention_report",
     "disposition_cycle",
     "disposition_execution",

@@ -172,7 +172,7 @@ def test_from_the_night_to_the_certificate(
     # Of the logical date: a fourth is due by now, and was not on that day.
     night = driver.run("disposition_cycle", environment, datetime(2021, 6, 1, tzinfo=UTC))
     assert night.state == "success"
-    assert night.states() == dict.fromkeys(("advance", "notify", "propose", "changed", "verdict"), "success")
+    assert night.states() == dict.fromkeys(("advance", "notify", "propose", "rekey", "changed", "verdict"), "success")
     assert night.xcoms["propose"].keys() == {"plan_id", "count", "in_other_plans", "not_notified"}
     assert night.xcoms["propose"]["count"] == 3
     plan_id = UUID(night.xcoms["propose"]["plan_id"])
@@ -319,4 +319,6 @@ def test_a_night_of_continuity(driver: Driver, ready: Archive, environment: dict
         page.write_bytes(page.read_bytes()[:-1] + b"?")
     found = driver.run("continuity", environment)
     assert found.state == "failed" and found.tasks["check"] == ["failed", 1]  # waiting mends it not
+    unable = driver.run("continuity_drill", environment)  # the database for it is to be named
+    assert unable.state == "failed" and unable.tasks["drill"] == ["failed", 1]
     assert found.states()["backup"] == "success" and found.states()["prune"] == "failed"  # beside what it cannot read

@@ -393,7 +393,7 @@ def test_copies_of_the_key_safe_have_a_short_history(archive: Archive, clock: Cl
 def test_the_report_is_red_where_nothing_could_be_restored(archive: Archive, clock: Clock, tmp_path: Path) -> None:
     def said(now: datetime) -> dict[str, tuple[str, str]]:
         report = reports.compile_report(archive, now.date(), now)
-        return {check.id: (check.status.value, check.found) for check in report.checks if "backup" in check.id}
+        return {c.id: (c.status.value, c.found) for c in report.checks if c.id.startswith(("backup", "drill"))}
 
     assert said(clock())["backup"][0] == "amber"  # there is no second vault
     text = SCHEDULE.replace("title: Kept long", "title: Kept long\n    backup: {vaults: [disk], rpo: PT4H}")
@@ -401,10 +401,22 @@ def test_the_report_is_red_where_nothing_could_be_restored(archive: Archive, clo
     assert said(clock()).keys() == {"backup-missing"}
     point = backup.run(archive, "disk", clock).point
     assert point is not None
-    assert said(clock()) == {"backup-disk": ("green", said(clock())["backup-disk"][1])}
+    assert {name: status for name, (status, _) in said(clock()).items()} == {
+        "backup-disk": "green",
+        "drill-disk": "green",
+    }
     status, words = said(point.time + timedelta(hours=5))["backup-disk"]
     assert status == "red" and "5 hours old, at most 4 hours is allowed, asked for by LONG" in words
-    assert said(point.time + timedelta(days=9))["backup-unchecked-disk"][0] == "red"
+    later = said(point.time + timedelta(days=9))
+    assert later["backup-unchecked-disk"][0] == later["drill-disk"][0] == "red"
+    for ok, status in ((False, "red"), (True, "green")):
+        at = point.time + timedelta(days=9)
+        with transaction(archive.connections) as conn:
+            conn.execute(
+                "INSERT INTO drills (drill_id, vault, ended_at, ok) VALUES (gen_random_uuid(), 'disk', %s, %s)",
+                (at + timedelta(minutes=ok), ok),
+            )
+        assert said(at + timedelta(days=1))["drill-disk"][0] == status
     (tmp_path / "second/pages" / point.index.objects[0].sha256).unlink()
     assert whole(archive, clock) != []
     assert said(clock())["backup-broken-disk"][0] == "red"
