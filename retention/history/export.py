@@ -177,10 +177,20 @@ def _copy_tiles(
 
 
 def _copy_older(vault: Vault, folder: Path, threads: ThreadPoolExecutor, found: Exported) -> None:
-    keys = (one.key for one in vault.list(f"{FOLDER}/tile") if tiles.parse_path(one.key.removeprefix(f"{FOLDER}/")))
-    wanted = (key for key in keys if not _is_of(found.size, key))
+    wanted = (one.key for one in vault.list(f"{FOLDER}/tile") if _is_older(found.size, one.key))
     while some := list(islice(wanted, _TOGETHER)):
         list(threads.map(lambda key: _copy(vault, folder, key, None), some))
+
+
+def _is_older(size: int, key: str) -> bool:
+    """Whether it is the beginning of a tile or bundle of the tree; what lies beyond is being published."""
+    tile = tiles.parse_path(key.removeprefix(f"{FOLDER}/"))
+    if tile is None:
+        return False
+    try:
+        return tile.width < tiles.in_tree(size, max(tile.level, 0), tile.index).width
+    except ValueError:
+        return False
 
 
 def _count(size: int) -> int:

@@ -472,7 +472,9 @@ def test_a_run_and_a_prune_die_at_each_write_and_are_run_again(
             broke = writes.broke
             if (tmp_path / "second/points").exists():
                 found = checking.look(archive.seconds["disk"], _known(archive), 1.0, clock().date(), 4)
-                assert found.problems == [], (number, found.problems)
+                said = [one for one in found.problems if "Publishing was cut off" not in one]
+                assert said == [], (number, said)
+            step(archive)  # to its end: nothing is left over for the next to do
         assert number > least
         run(archive)
     prune(archive)
