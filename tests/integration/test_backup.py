@@ -445,6 +445,7 @@ def breaking(archive: Archive, writes: Writes) -> Archive:
     )
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("persisted", [False, True])
 def test_a_run_and_a_prune_die_at_each_write_and_are_run_again(
     archive: Archive, clock: Clock, tmp_path: Path, persisted: bool
