@@ -21,9 +21,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param, chain, get_current_context, task
-from muniment_command import CATALOG, refuse, run
+from muniment_command import refuse, run
+from muniment_ending import conclude
 
 NIGHTLY = "0 2 * * *"  # UTC: after disposition_cycle, before the report
 RETRY = timedelta(minutes=5)
@@ -72,11 +72,6 @@ def probe() -> dict[str, int]:
     return {"attempts": len(done["enforced"])}
 
 
-@task(trigger_rule="all_done", outlets=[CATALOG])
-def looked() -> None:
-    """Tell Airflow, whatever came out: the report follows."""
-
-
 with DAG(
     dag_id="assurance",
     description="Published, verified, read again, compared with the vault",
@@ -88,5 +83,5 @@ with DAG(
     doc_md=__doc__,
 ):
     steps = [publish(), verify(), fixity(), reconcile(), probe()]
-    chain(*steps, looked())
-    steps >> EmptyOperator(task_id="verdict", trigger_rule="none_failed")
+    chain(*steps)
+    conclude(steps)

@@ -20,10 +20,10 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, CronTriggerTimetable, Param, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
-from muniment_command import CATALOG, refuse, run
+from muniment_command import refuse, run
+from muniment_ending import conclude
 
 NIGHTLY = "0 3 * * *"  # UTC: after assurance, before the report
 WEEKLY = "0 4 * * 0"  # UTC: after the points of the night
@@ -78,11 +78,6 @@ def drill() -> dict[str, float]:
     return {name: one["rto"] for name, one in done.items()}
 
 
-@task(trigger_rule="all_done", outlets=[CATALOG])
-def looked() -> None:
-    """Tell Airflow, whatever came out: the report follows."""
-
-
 with DAG(
     dag_id="continuity",
     description="Recovery points in second vaults: taken, pruned, checked",
@@ -94,8 +89,8 @@ with DAG(
     doc_md=__doc__,
 ):
     steps = [backup(), prune(), check()]
-    steps[0] >> steps[1] >> steps[2] >> looked()
-    steps >> EmptyOperator(task_id="verdict", trigger_rule="none_failed")
+    chain(*steps)
+    conclude(steps)
 
 with DAG(
     dag_id="continuity_drill",
@@ -106,6 +101,4 @@ with DAG(
     tags=["muniment"],
     doc_md=__doc__,
 ):
-    tried = drill()
-    tried >> looked()
-    tried >> EmptyOperator(task_id="verdict", trigger_rule="none_failed")
+    conclude([drill()])

@@ -24,10 +24,10 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, get_current_context, task
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
-from muniment_command import CATALOG, run
+from muniment_command import run
+from muniment_ending import conclude
 
 log = logging.getLogger(__name__)
 APPROVALS = Asset("muniment://approvals")
@@ -122,19 +122,6 @@ def execute(plan: str) -> dict[str, Any]:
     return {"plan_id": plan, "certificate_id": done["certificate_id"], "outcomes": outcomes}
 
 
-# ---------------------------------------------------------------- both
-
-
-@task(trigger_rule="all_done", outlets=[CATALOG])
-def changed() -> None:
-    """Tell Airflow that the catalog changed, whatever became of the tasks before: the report follows."""
-
-
-def verdict() -> EmptyOperator:
-    """Red if a task before it is: a run is as its last tasks are. It never reaches a worker."""
-    return EmptyOperator(task_id="verdict", trigger_rule="none_failed")
-
-
 with DAG(
     dag_id="disposition_cycle",
     description="What is due is proposed; what nobody decided expires",
@@ -145,8 +132,8 @@ with DAG(
     doc_md=__doc__,
 ):
     steps = [advance(), notify(), propose(), rekey()]
-    steps[0] >> steps[1] >> steps[2] >> steps[3] >> changed()
-    steps >> verdict()
+    chain(*steps)
+    conclude(steps)
 
 with DAG(
     dag_id="disposition_execution",
@@ -159,5 +146,4 @@ with DAG(
     tags=["muniment"],
     doc_md=__doc__,
 ):
-    executed = execute.expand(plan=approved())
-    executed >> [changed(), verdict()]
+    conclude([execute.expand(plan=approved())])

@@ -279,7 +279,7 @@ def test_a_night_of_assurance(driver: Driver, ready: Archive, environment: dict[
     assert unsigned.state == "failed"
     assert unsigned.states() == {
         **dict.fromkeys(("publish", "verify", "verdict"), "failed"),
-        **dict.fromkeys(("fixity", "reconcile", "probe", "looked"), "success"),
+        **dict.fromkeys(("fixity", "reconcile", "probe", "changed"), "success"),
         "verdict": "upstream_failed",
     }
     assert unsigned.tasks["verify"] == ["failed", 1]  # waiting mends it not
