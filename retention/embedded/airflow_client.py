@@ -8,12 +8,14 @@ Rules of this module:
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
+
+import httpx
 
 from retention.errors import ServiceUnavailable
 
@@ -25,8 +27,7 @@ _TIMEOUT = 30.0
 class Site:
     """An Airflow, signed in to. Runs are passed as Airflow describes them (`dag_id`, `dag_run_id`)."""
 
-    url: str
-    token: str = field(repr=False)
+    client: httpx.Client = field(repr=False)  # its headers have the token
 
     def dags(self) -> dict[str, Json]:
         return {dag["dag_id"]: dag for dag in self._get("/dags", limit=1000)["dags"]}
@@ -74,38 +75,33 @@ class Site:
         return self._send("GET", f"{path}?{urlencode(query)}" if query else path, None)
 
     def _send(self, method: str, path: str, body: Json | None) -> Any:
-        return _ask(method, f"{self.url}/api/v2{path}", body, {"Authorization": f"Bearer {self.token}"})
+        return _ask(self.client, method, f"/api/v2{path}", body)
 
 
 class _NotFound(ServiceUnavailable):
     pass
 
 
-def connect(url: str, user: str, password: str) -> Site:
-    """Sign in. Raises ServiceUnavailable."""
-    token = _ask("POST", f"{url}/auth/token", {"username": user, "password": password}, {})["access_token"]
-    return Site(url, token)
+@contextmanager
+def connect(url: str, user: str, password: str) -> Iterator[Site]:
+    """Sign in, for as long as the block runs. Raises ServiceUnavailable."""
+    with httpx.Client(base_url=url, timeout=_TIMEOUT, trust_env=False) as client:
+        token = _ask(client, "POST", "/auth/token", {"username": user, "password": password})["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        yield Site(client)
 
 
 def _path(run: Json) -> str:
     return f"/dags/{quote(run['dag_id'])}/dagRuns/{quote(run['dag_run_id'], safe='')}"
 
 
-def _ask(method: str, url: str, body: Json | None, headers: dict[str, str]) -> Any:
-    request = urllib.request.Request(  # noqa: S310 - http on the loopback, as the workspace says
-        url,
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", **headers},
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _ask(client: httpx.Client, method: str, path: str, body: Json | None) -> Any:
+    asked = f"{method} {client.base_url.join(path)}"
     try:
-        with opener.open(request, timeout=_TIMEOUT) as answer:
-            text = answer.read()
-            return json.loads(text) if text.strip() else None
-    except urllib.error.HTTPError as error:
-        failure = _NotFound if error.code == 404 else ServiceUnavailable
-        said = error.read().decode("utf-8", "replace")[:500]
-        raise failure(f"Airflow answered {method} {url} with {error.code}: {said}") from None
-    except (OSError, ValueError) as error:
-        raise ServiceUnavailable(f"Airflow did not answer {method} {url}: {error}. `make down`, then again.") from error
+        answer = client.request(method, path, json=body)
+        if answer.is_success:
+            return answer.json() if answer.text.strip() else None
+    except (httpx.HTTPError, ValueError) as error:
+        raise ServiceUnavailable(f"Airflow did not answer {asked}: {error}. `make down`, then again.") from error
+    failure = _NotFound if answer.status_code == HTTPStatus.NOT_FOUND else ServiceUnavailable
+    raise failure(f"Airflow answered {asked} with {answer.status_code}: {answer.text[:500]}")

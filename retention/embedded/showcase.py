@@ -150,8 +150,10 @@ def _services(root: Path, say: Teller) -> Iterator[Site]:
         embedded.up(root, say=say)
         with _beside(lambda: _have_schedule(root), "schedule"):
             services = embedded.up(root, airflow=True, say=say)
-        assert services.airflow is not None
-        yield airflow_client.connect(airflow.url(services.airflow), services.airflow.user, services.airflow.password)
+        found = services.airflow
+        assert found is not None
+        with airflow_client.connect(airflow.url(found), found.user, found.password) as site:
+            yield site
     finally:
         if not before.get("Airflow"):
             if any(before.values()):

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from http.client import HTTPException
+from http import HTTPStatus
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
+import httpx
 from cryptography.x509 import Certificate, ObjectIdentifier, load_pem_x509_certificates
 from rfc3161_client import (
     HashAlgorithm,
@@ -142,17 +141,22 @@ def _of(content: bytes, data: bytes) -> TimeStampResponse:
 def _ask(url: str, question: bytes) -> bytes:
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise UsageError(f"{url[:200]!r}: expected http:// or https:// and the authority's host and path.")
-    request = Request(url, question, {"Content-Type": "application/timestamp-query"})  # noqa: S310 - checked above
+    headers = {"Content-Type": "application/timestamp-query"}  # RFC 3161, section 3.4
+    content = bytearray()
     try:
-        with urlopen(request, timeout=_PATIENCE) as answer:  # noqa: S310
-            content: bytes = answer.read(_LARGEST + 1)
-    except HTTPError as error:
-        raise ServiceUnavailable(f"{url}: expected a time stamp, it answered {error.code} {error.reason}.") from None
-    except (URLError, HTTPException, OSError) as error:
+        with httpx.stream("POST", url, content=question, headers=headers, timeout=_PATIENCE) as answer:
+            if answer.status_code != HTTPStatus.OK:
+                said = f"{answer.status_code} {answer.reason_phrase}"
+                raise ServiceUnavailable(f"{url}: expected a time stamp, it answered {said}.")
+            for part in answer.iter_bytes(_LARGEST):
+                content += part
+                if len(content) > _LARGEST:
+                    raise ServiceUnavailable(
+                        f"{url}: expected a time stamp of at most {_LARGEST:,} bytes, it sends more."
+                    )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServiceUnavailable(f"{url}: the authority does not answer: {error}. Try again later.") from None
-    if len(content) > _LARGEST:
-        raise ServiceUnavailable(f"{url}: expected a time stamp of at most {_LARGEST:,} bytes, it sends more.")
-    return content
+    return bytes(content)
 
 
 def _read(vault: Vault, key: str) -> bytes:
