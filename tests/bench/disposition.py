@@ -21,17 +21,16 @@ from uuid import UUID
 
 import psutil
 
-from retention import approvals, descriptors, embedded, policy, signatures
+from retention import descriptors, embedded, policy
 from retention.archive import Archive, open_archive, store_keys
 from retention.config import Settings
 from retention.database import transaction
 from retention.disposition import execution, plans, proposing, reviewing
 from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.effects import EFFECTS
 from retention.model import new_id
 from retention.seal import new_record_key
 from retention.vault.s3_requests import connect, place_of
-from tests.archive_builder import KEYS, SCHEDULE, enrol
+from tests.archive_builder import SCHEDULE, enrol, sign
 
 GOAL = 0.5
 _CHUNK = 5_000
@@ -156,10 +155,7 @@ def measure(archive: Archive, count: int) -> None:
     assert plan is not None
     lap("propose")
     reviewing.review(archive, plan, Selection(everything=True), Decided(Decision.APPROVE), now())
-    with transaction(archive.connections) as conn:
-        statement = plans.show(conn, plan).proposal.statement or ""
-    for name in ("Ruth Levi", "Dan Cohen"):
-        approvals.sign(archive, plan, signatures.sign(KEYS[name], statement.encode()), now(), EFFECTS)
+    sign(archive, plan, now())
     lap("review and sign")
     done = execution.execute(archive, plan, now)
     lap("execute")

@@ -17,19 +17,18 @@ from uuid import UUID
 
 import pytest
 
-from retention import approvals, catalog, holds, ledger, merkle, signatures
+from retention import catalog, holds, ledger, merkle
 from retention.archive import Archive
 from retention.database import transaction
 from retention.disposition import certificate, execution, plans, proposing, reviewing, transfers
 from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.effects import EFFECTS
 from retention.errors import MunimentError, ServiceUnavailable
 from retention.holds import Matter
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from retention.packages import bags
 from retention.verification import decisions, tables
-from tests.archive_builder import KEYS, Document, capture_all, enrol, load
+from tests.archive_builder import Document, approved, capture_all, enrol, load, sign
 from tests.breaking import BreakingVault, Broken, at, breaks
 
 Clock = Callable[[], datetime]
@@ -52,10 +51,7 @@ def flow(archive: Archive, clock: Clock) -> UUID | None:
     if state(archive, plan_id) == "review":
         reviewing.review(archive, plan_id, Selection(everything=True), Decided(Decision.APPROVE), clock())
     if state(archive, plan_id) == "signing":
-        with transaction(archive.connections) as conn:
-            statement = approvals.show(conn, plan_id).statement or ""
-        for name in ("Ruth Levi", "Dan Cohen"):
-            approvals.sign(archive, plan_id, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
+        sign(archive, plan_id, clock())
     execution.execute(archive, plan_id, clock)
     return plan_id
 
@@ -165,7 +161,7 @@ def test_every_write_of_a_transfer(
     outcome, state = ("transferred", 4) if end == "acknowledged" else ("transfer-not-acknowledged", 1)
     for nth in itertools.count(1):
         (record,) = capture_all(ready, [Document("HANDED", f"letter {nth}")], clock, tmp_path / f"in{nth}")
-        plan_id = approved(ready, [record], clock)
+        plan_id = approved(ready, clock, [record])
         writes = at(nth, persisted=persisted)
         receipt = tmp_path / f"receipt {nth}"
         try:
@@ -187,17 +183,6 @@ def test_every_write_of_a_transfer(
         kept = conn.execute("SELECT count(*) FROM records JOIN classes USING (class_key) WHERE class_id = 'SYS-CERT'")
         assert kept.fetchone() == (nth * (2 if end == "acknowledged" else 1),)
     assert nth > (3 if what == "vault" else 6)
-
-
-def approved(archive: Archive, records: Sequence[UUID], clock: Clock) -> UUID:
-    plan_id = proposing.propose(archive, clock(), only=records).plan
-    assert plan_id is not None
-    reviewing.review(archive, plan_id, Selection(everything=True), Decided(Decision.APPROVE), clock())
-    with transaction(archive.connections) as conn:
-        statement = approvals.show(conn, plan_id).statement or ""
-    for name in ("Ruth Levi", "Dan Cohen"):
-        approvals.sign(archive, plan_id, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
-    return plan_id
 
 
 def test_a_vault_that_fails_on_one_record_stops_no_other(ready: Archive, clock: Clock, tmp_path: Path) -> None:

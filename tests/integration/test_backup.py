@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
-from uuid import UUID
+from typing import Any
 
 import pytest
 
-from retention import approvals, backup, holds, ledger, policy, reports, signatures
+from retention import backup, holds, ledger, policy, reports
 from retention.archive import Archive, open_archive
 from retention.backup import checking, points, pruning
 from retention.config import BackupVault, Settings
 from retention.database import transaction
-from retention.disposition import execution, proposing, reviewing
-from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.effects import EFFECTS
+from retention.disposition import execution
 from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
 from retention.history import keys, publishing
 from retention.holds import Matter
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from retention.ledger import Event
-from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
-from tests.breaking import BreakingPool, BreakingVault, Broken, Writes, at
+from retention.vault.base import Given, Stored
+from tests.archive_builder import SCHEDULE, Document, approved, capture_all, enrol, load
+from tests.breaking import BreakingVault, Broken, Writes, at, breaks
 from tests.office import files
 
 Clock = Callable[[], datetime]
@@ -98,14 +98,14 @@ def test_what_a_class_names_and_what_comes_first(archive: Archive, clock: Clock,
     given = archive.seconds["disk"]
 
     class Watching:
-        def __getattr__(self, name: str) -> object:
+        def __getattr__(self, name: str) -> Any:
             return getattr(given, name)
 
-        def put_many(self, objects: list[object], threads: int) -> object:
-            order.extend(one.key for one in objects)  # type: ignore[attr-defined]
-            return given.put_many(objects, threads)  # type: ignore[arg-type]
+        def put_many(self, objects: Sequence[Given], threads: int) -> Sequence[Stored | MunimentError]:
+            order.extend(one.key for one in objects)
+            return given.put_many(objects, threads)
 
-    done = backup.run(replace(archive, seconds={"disk": Watching()}), "disk", clock)  # type: ignore[dict-item]
+    done = backup.run(replace(archive, seconds={"disk": Watching()}), "disk", clock)
     assert done.problems == [] and done.point is not None
     with transaction(archive.connections) as conn:
         classes = {
@@ -240,18 +240,6 @@ def test_nothing_is_destroyed_before_its_event_is_there(archive: Archive, clock:
     assert all(str(record).encode() in there for record in going) and b'"state":"destroying"' in there
 
 
-def approved(archive: Archive, clock: Clock) -> UUID:
-    """A plan of all that is due, signed by two."""
-    plan = proposing.propose(archive, clock()).plan
-    assert plan is not None
-    reviewing.review(archive, plan, Selection(everything=True), Decided(Decision.APPROVE), clock())
-    for name in ("Ruth Levi", "Dan Cohen"):
-        with transaction(archive.connections) as conn:
-            statement = approvals.show(conn, plan).statement or ""
-        approvals.sign(archive, plan, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
-    return plan
-
-
 def published(tmp_path: Path) -> bytes:
     """Every entry that stands in the second vault."""
     return b"".join(content for path, content in second(tmp_path).items() if path.startswith("ledger/tile/entries"))
@@ -382,9 +370,7 @@ def test_copies_of_the_key_safe_have_a_short_history(archive: Archive, clock: Cl
     assert pruning.prune(archive, "disk", clock() + timedelta(days=8)).safes == 1
     assert [path.name for path in folder.iterdir()] == [newest]
     assert pruning.prune(archive, "disk", clock() + timedelta(days=800)).safes == 0
-    assert newest.endswith(
-        f"-{__import__('hashlib').sha256((archive.settings.keys / 'safe.age').read_bytes()).hexdigest()}"
-    )
+    assert newest.endswith(f"-{sha256((archive.settings.keys / 'safe.age').read_bytes()).hexdigest()}")
 
 
 # ---------------------------------------------------------------- the report
@@ -439,7 +425,7 @@ def breaking(archive: Archive, writes: Writes) -> Archive:
     verbs = ("put", "put_many", "replace", "erase")
     return replace(
         archive,
-        connections=BreakingPool(archive.connections, writes),  # type: ignore[arg-type]
+        connections=breaks(archive, "database", writes),
         vault=BreakingVault(archive.vault, writes, verbs),
         seconds={"disk": BreakingVault(archive.seconds["disk"], writes, verbs)},
     )

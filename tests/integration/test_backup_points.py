@@ -66,8 +66,9 @@ def test_what_was_written_is_read_again(archive: Archive, second: Vault, clock: 
             conn.execute(f"{query} WITH NO DATA".encode())
             with conn.cursor().copy(f"COPY back ({', '.join(table.columns)}) FROM STDIN".encode()) as copy:
                 copy.write(content)
+            row = f"ROW({', '.join(f't.{column}' for column in table.columns)})"
             differ = conn.execute(
-                f"SELECT count(*) FROM back b FULL JOIN {table.name} t ON b::text = ROW({', '.join(f't.{c}' for c in table.columns)})::text "  # noqa: E501
+                f"SELECT count(*) FROM back b FULL JOIN {table.name} t ON b::text = {row}::text "
                 f"WHERE b IS NULL OR t IS NULL".encode()
             ).fetchone()
             assert differ == (0,), table.name

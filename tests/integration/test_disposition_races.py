@@ -27,7 +27,7 @@ from retention.holds import Matter
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from retention.model import RecordState
-from tests.archive_builder import KEYS, Document, capture_all, enrol, load
+from tests.archive_builder import KEYS, Document, approved, capture_all, enrol, load
 from tests.deposits import Doc, batch, detain, release
 from tests.owning import owning
 
@@ -40,18 +40,6 @@ def ready(archive: Archive, clock: Clock) -> Archive:
     load(archive, clock)
     enrol(archive, clock)
     return archive
-
-
-def approved(archive: Archive, clock: Clock) -> UUID:
-    """A plan of all that is due, signed by two people."""
-    plan_id = proposing.propose(archive, clock()).plan
-    assert plan_id is not None
-    reviewing.review(archive, plan_id, Selection(everything=True), Decided(Decision.APPROVE), clock())
-    with transaction(archive.connections) as conn:
-        statement = approvals.show(conn, plan_id).statement or ""
-    for name in ("Ruth Levi", "Dan Cohen"):
-        approvals.sign(archive, plan_id, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
-    return plan_id
 
 
 def rows(archive: Archive, query: str, *parameters: object) -> list[tuple[Any, ...]]:

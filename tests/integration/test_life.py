@@ -40,7 +40,6 @@ from retention import (
     rekeying,
     requests,
     runs,
-    signatures,
     triggers,
     verification,
 )
@@ -52,7 +51,6 @@ from retention.config import BackupVault, Settings
 from retention.database import transaction
 from retention.disposition import execution, proposing, rejected, reviewing, transfers
 from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.effects import EFFECTS
 from retention.errors import NotFound, Refused
 from retention.history import keys, wording
 from retention.history.life import Life, life
@@ -72,7 +70,7 @@ from retention.triggers import Change, Given, Retraction
 from retention.vault import open_vault
 from retention.verification import Verification
 from retention.verification.tables import tell_history
-from tests.archive_builder import KEYS, SCHEDULE, Document, capture_all, enrol, load
+from tests.archive_builder import SCHEDULE, Document, capture_all, enrol, load, sign
 from tests.deposits import Doc, batch, deposit, detain
 
 Clock = Callable[[], datetime]
@@ -141,13 +139,6 @@ def ready(settings: Settings, tmp_path: Path, clock: Clock) -> Iterator[Archive]
         load(archive, clock, PERSONAL)
         enrol(archive, clock)
         yield archive
-
-
-def sign(archive: Archive, proposal_id: UUID, now: datetime) -> None:
-    for name in ("Ruth Levi", "Dan Cohen"):
-        with transaction(archive.connections) as conn:
-            statement = approvals.show(conn, proposal_id).statement or ""
-        approvals.sign(archive, proposal_id, signatures.sign(KEYS[name], statement.encode()), now, EFFECTS)
 
 
 def change(archive: Archive, wanted: Change, clock: Clock) -> None:

@@ -11,18 +11,17 @@ from uuid import UUID
 
 import pytest
 
-from retention import approvals, capture, catalog, descriptors, holds, quarantine, reports, signatures
+from retention import capture, catalog, descriptors, holds, quarantine, reports
 from retention.archive import Archive, load_key
 from retention.database import transaction
 from retention.disposition import execution, proposing, rejected, reviewing
 from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.effects import EFFECTS
 from retention.errors import NotFound, Refused, ServiceUnavailable
 from retention.holds import Matter, flags
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from retention.reports.model import Status
-from tests.archive_builder import KEYS, enrol, load
+from tests.archive_builder import enrol, load, sign
 from tests.breaking import Broken, at, breaks
 from tests.deposits import Doc, batch, detain, release
 
@@ -41,14 +40,6 @@ def reject(archive: Archive, clock: Clock, *titles: str) -> list[UUID]:
     for document in ids:
         quarantine.reject(archive, document, "not-a-record", clock())
     return ids
-
-
-def sign(archive: Archive, proposal_id: UUID, now: datetime, names: Sequence[str] = ("Ruth Levi", "Dan Cohen")) -> str:
-    for name in names:
-        with transaction(archive.connections) as conn:
-            statement = approvals.show(conn, proposal_id).statement or ""
-        found = approvals.sign(archive, proposal_id, signatures.sign(KEYS[name], statement.encode()), now, EFFECTS)
-    return found.state
 
 
 def hold(archive: Archive, now: datetime, *documents: UUID) -> holds.Placed:
@@ -87,9 +78,9 @@ def test_from_the_rejection_to_nothing(ready: Archive, clock: Clock) -> None:
     assert proposal is not None and proposal.content == {"documents": [str(one), str(two)]}
     assert "destroy   2 documents that were rejected from quarantine" in (proposal.statement or "")
     assert rejected.propose(ready, now) == proposal  # one at a time
-    assert sign(ready, proposal.id, now, ("Ruth Levi",)) == "open"
+    assert sign(ready, proposal.id, now, "Ruth Levi") == "open"
     assert kept(ready, [one, two]) == [(True, True)] * 2
-    assert sign(ready, proposal.id, now, ("Dan Cohen",)) == "approved"
+    assert sign(ready, proposal.id, now, "Dan Cohen") == "approved"
     assert kept(ready, [one, two, waiting]) == [(False, True), (False, True), (True, True)]
     assert hold(ready, now, one).quarantined == 0  # too late
     with transaction(ready.connections) as conn:

@@ -15,20 +15,18 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from retention import approvals, backup, rekeying, seal, signatures, verification
+from retention import backup, rekeying, seal, verification
 from retention.archive import Archive, load_keys, open_archive, store_keys
 from retention.cli import app
 from retention.config import BackupVault, Settings
 from retention.database import transaction
-from retention.disposition import execution, proposing, reviewing
-from retention.disposition.reviewing import Decided, Decision, Selection
-from retention.effects import EFFECTS
+from retention.disposition import execution
 from retention.errors import Damaged, NotFound, Refused
 from retention.history import keys, publishing
 from retention.recovery import restore
 from retention.rekeying import Rekeyed
 from retention.seal import Safe, new_record_key, open_safe
-from tests.archive_builder import KEYS, Document, capture_all, enrol, load
+from tests.archive_builder import Document, approved, capture_all, enrol, load
 from tests.breaking import Broken, at, breaks
 from tests.integration import test_disaster
 from tests.integration.test_disaster import Site
@@ -56,14 +54,7 @@ def destroy(archive: Archive, clock: Clock, folder: Path) -> tuple[UUID, UUID]:
 
 
 def execute(archive: Archive, clock: Clock) -> None:
-    plan_id = proposing.propose(archive, clock()).plan
-    assert plan_id is not None
-    reviewing.review(archive, plan_id, Selection(everything=True), Decided(Decision.APPROVE), clock())
-    with transaction(archive.connections) as conn:
-        statement = approvals.show(conn, plan_id).statement or ""
-    for name in ("Ruth Levi", "Dan Cohen"):
-        approvals.sign(archive, plan_id, signatures.sign(KEYS[name], statement.encode()), clock(), EFFECTS)
-    execution.execute(archive, plan_id, clock)
+    execution.execute(archive, approved(archive, clock), clock)
 
 
 def wrapped(archive: Archive) -> dict[UUID, tuple[UUID, bytes]]:
