@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from retention.cli.command import answer, now, opened, table
+from retention.cli.command import Options, answer, now, opened, table
 
 app = typer.Typer(no_args_is_help=True, help="Which classes of personal data an auditor may read.")
 
@@ -22,9 +22,7 @@ def auditor_open(context: typer.Context, role: RoleArgument, class_id: str) -> N
     from retention import auditors
 
     with opened(context.obj) as archive:
-        new = auditors.open_class(archive, role, class_id, now())
-    said = f"{class_id} is open to {role}" + ("" if new else ", as it was")
-    answer(context.obj, {"role": role, "class": class_id, "open": True, "changed": new}, lambda: print(said))
+        _tell(context.obj, role, class_id, "open", auditors.open_class(archive, role, class_id, now()))
 
 
 @app.command("close")
@@ -33,9 +31,13 @@ def auditor_close(context: typer.Context, role: RoleArgument, class_id: str) -> 
     from retention import auditors
 
     with opened(context.obj) as archive:
-        changed = auditors.close_class(archive, role, class_id, now())
-    said = f"{class_id} is closed to {role}" + ("" if changed else ", as it was")
-    answer(context.obj, {"role": role, "class": class_id, "open": False, "changed": changed}, lambda: print(said))
+        _tell(context.obj, role, class_id, "closed", auditors.close_class(archive, role, class_id, now()))
+
+
+def _tell(options: Options, role: str, class_id: str, state: str, changed: bool) -> None:
+    said = f"{class_id} is {state} to {role}" + ("" if changed else ", as it was")
+    value = {"role": role, "class": class_id, "open": state == "open", "changed": changed}
+    answer(options, value, lambda: print(said))
 
 
 @app.command("list")

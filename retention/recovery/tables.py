@@ -275,7 +275,9 @@ def _insert(conn: Connection, one: Projection, now: datetime) -> None:
 
 def _copy(conn: Connection, table: str) -> None:
     conn.execute(
-        sql.SQL("INSERT INTO {} SELECT * FROM {}").format(sql.Identifier(table), sql.Identifier(f"dumped_{table}"))
+        sql.SQL("INSERT INTO {} OVERRIDING SYSTEM VALUE SELECT * FROM {}").format(
+            sql.Identifier(table), sql.Identifier(f"dumped_{table}")
+        )
     )
 
 
@@ -291,11 +293,7 @@ def _columns(conn: Connection, table: str) -> list[str]:
 def _fill_words(conn: Connection) -> None:
     """Numbers of classes and kinds of events: a dump's stay as they are, what is new gets the next."""
     for table in ("classes", "trigger_kinds"):
-        conn.execute(
-            sql.SQL("INSERT INTO {} OVERRIDING SYSTEM VALUE SELECT * FROM {}").format(
-                sql.Identifier(table), sql.Identifier(f"dumped_{table}")
-            )
-        )
+        _copy(conn, table)
     _set_sequences(conn)
     conn.execute(_CLASSES)
     rows = conn.execute(

@@ -157,7 +157,8 @@ class LocalVault:
                 raise
             os.fsync(directory)
 
-    def mend(self, key: str, version: str, content: bytes | BinaryIO, *, sha256: bytes, size: int) -> Stored:  # noqa: ARG002
+    def mend(self, key: str, version: str, content: bytes | BinaryIO, *, sha256: bytes, size: int) -> Stored:
+        _refuse_version(key, version)
         self._put_over(key, content, sha256, size)  # what stands beside it, lock and hold, stays
         return self._stored(key, sha256)
 
@@ -413,9 +414,13 @@ def _digest(directory: int, name: str) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _open_object(directory: int, name: str, key: str, version: str) -> int:
+def _refuse_version(key: str, version: str) -> None:
     if version:
         raise NotFound(f"{key} has no version {version!r}: a folder keeps no versions")
+
+
+def _open_object(directory: int, name: str, key: str, version: str) -> int:
+    _refuse_version(key, version)
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
     if stat_bits.S_ISREG(os.fstat(fd).st_mode):
         return fd
