@@ -19,10 +19,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -36,6 +38,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     SSLError,
 )
+from botocore.loaders import Loader, create_loader
 
 from retention.errors import Damaged, MunimentError, Refused, ServiceUnavailable, UsageError
 from retention.vault.base import check_key
@@ -146,7 +149,9 @@ def connect(place: Place, access_key: str | None = None, secret_key: str | None 
     if (access_key is None) != (secret_key is None):
         raise UsageError(f"{place.url}: an access key and its secret go together; one of them is missing")
     # A session of its own: the default one is shared by the process and not safe to use from threads.
-    session = boto3.session.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key)
+    found = botocore.session.Session()
+    found.register_component("data_loader", _loader())
+    session = boto3.session.Session(access_key, secret_key, botocore_session=found)
     client = session.client(
         "s3",
         endpoint_url=place.endpoint,
@@ -165,6 +170,12 @@ def connect(place: Place, access_key: str | None = None, secret_key: str | None 
     )
     client.meta.events.register("before-sign.s3.DeleteObjects", _add_md5)
     return client
+
+
+@cache
+def _loader() -> Loader:
+    """What botocore knows of S3, parsed once a process: four fifths of the time of making a client."""
+    return create_loader()
 
 
 def _add_md5(request: Any, **_: Any) -> None:
