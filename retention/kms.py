@@ -1,8 +1,10 @@
-"""Keys in AWS KMS: what signs there is never seen here.
+"""Keys in AWS KMS: what signs or seals there is never seen here.
 
 Rules of this module:
 - A key that signs is of the kind ECC_NIST_EDWARDS25519, and signs the message itself (ED25519_SHA_512, RAW): the
   Ed25519 of RFC 8032, which is what signed notes have. KMS takes at most 4,096 bytes; a checkpoint has some hundred.
+- A key that seals is symmetric. What it sealed (at most 4,096 bytes) is opened only with the same *encryption context*,
+  names that KMS binds to it and writes into its own log.
 - A key is remembered by its ARN, which says region and account too: an alias can be pointed at another key.
 - Who asks, and where, is what boto3 finds in its environment (AWS_ENDPOINT_URL_KMS for another service).
 - What KMS refuses is said with the next step, and not tried again; what did not answer is tried a few times.
@@ -11,17 +13,20 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from retention.errors import MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
+from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 SPEC, ALGORITHM = "ECC_NIST_EDWARDS25519", "ED25519_SHA_512"
+SEALING = "SYMMETRIC_DEFAULT"
+_SIGNS = "kms:Sign, kms:GetPublicKey and kms:DescribeKey"  # what whoever asks needs
+_SEALS = "kms:Encrypt, kms:Decrypt and kms:DescribeKey"
 _ARN = re.compile(r"arn:[^:]+:kms:([^:]+):[^:]+:(key|alias)/.+")
 
 
@@ -39,7 +44,7 @@ def signing_key(key_id: str) -> SigningKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-    with _asking(key_id) as client:
+    with _asking(key_id, _SIGNS) as client:
         found = client.describe_key(KeyId=key_id)["KeyMetadata"]
         if found["KeyUsage"] != "SIGN_VERIFY" or found["KeySpec"] != SPEC:
             raise UsageError(
@@ -53,14 +58,45 @@ def signing_key(key_id: str) -> SigningKey:
 
 def sign(arn: str, message: bytes) -> bytes:
     """64 bytes of Ed25519 over `message` (at most 4,096 bytes). Raises as `signing_key` does."""
-    with _asking(arn) as client:
+    with _asking(arn, _SIGNS) as client:
         answer = client.sign(KeyId=arn, Message=message, MessageType="RAW", SigningAlgorithm=ALGORITHM)
     signature: bytes = answer["Signature"]
     return signature
 
 
+def wrapping_key(key_id: str) -> str:
+    """The ARN of the symmetric key of this id, ARN or alias. Raises UsageError for one that cannot seal, NotFound,
+    Refused, ServiceUnavailable."""
+    with _asking(key_id, _SEALS) as client:
+        found = client.describe_key(KeyId=key_id)["KeyMetadata"]
+    usage, spec = found.get("KeyUsage"), found.get("KeySpec")
+    if usage != "ENCRYPT_DECRYPT" or spec != SEALING:
+        raise UsageError(
+            f"KMS key {key_id}: expected key usage ENCRYPT_DECRYPT and key spec {SEALING}, found {usage} and {spec}. "
+            "Make one: aws kms create-key"
+        )
+    return str(found["Arn"])
+
+
+def encrypt(arn: str, content: bytes, context: Mapping[str, str]) -> bytes:
+    """`content` (at most 4,096 bytes) as the key sealed it. Raises as `wrapping_key` does."""
+    with _asking(arn, _SEALS) as client:
+        answer = client.encrypt(KeyId=arn, Plaintext=content, EncryptionContext=dict(context))
+    sealed: bytes = answer["CiphertextBlob"]
+    return sealed
+
+
+def decrypt(arn: str, sealed: bytes, context: Mapping[str, str]) -> bytes:
+    """What `encrypt` was given. Raises Damaged for what this key did not seal in this context, and as `wrapping_key`
+    does."""
+    with _asking(arn, _SEALS) as client:
+        answer = client.decrypt(KeyId=arn, CiphertextBlob=sealed, EncryptionContext=dict(context))
+    content: bytes = answer["Plaintext"]
+    return content
+
+
 @contextmanager
-def _asking(key_id: str) -> Iterator[Any]:
+def _asking(key_id: str, needs: str) -> Iterator[Any]:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
@@ -70,7 +106,7 @@ def _asking(key_id: str) -> Iterator[Any]:
     try:
         yield boto3.client("kms", region_name=place[1] if place else None, config=patience)
     except ClientError as error:
-        raise _in_words(key_id, error) from None
+        raise _in_words(key_id, needs, error) from None
     except (ConnectionError, HTTPClientError) as error:
         raise ServiceUnavailable(f"KMS key {key_id}: KMS does not answer: {error}. Try again later.") from None
     except BotoCoreError as error:  # no credentials, no region
@@ -80,7 +116,7 @@ def _asking(key_id: str) -> Iterator[Any]:
         ) from None
 
 
-def _in_words(key_id: str, error: ClientError) -> MunimentError:
+def _in_words(key_id: str, needs: str, error: ClientError) -> MunimentError:
     code = error.response.get("Error", {}).get("Code", "")
     said = error.response.get("Error", {}).get("Message", "")
     match code:
@@ -93,8 +129,12 @@ def _in_words(key_id: str, error: ClientError) -> MunimentError:
             )
         case "AccessDeniedException" | "UnrecognizedClientException" | "InvalidClientTokenId" | "ExpiredTokenException":
             return UsageError(
-                f"KMS key {key_id}: KMS refuses ({code}): {said} Whoever runs Muniment needs kms:Sign, "
-                "kms:GetPublicKey and kms:DescribeKey for this key."
+                f"KMS key {key_id}: KMS refuses ({code}): {said} Whoever runs Muniment needs {needs} for this key."
+            )
+        case "InvalidCiphertextException" | "IncorrectKeyException":
+            return Damaged(
+                f"KMS key {key_id}: it does not open this ({code}): another key sealed it, or it was changed. Restore "
+                "the file from its backup, or recover the root from its shares: muniment key recover."
             )
         case _ if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500 or "Throttl" in code:
             return ServiceUnavailable(f"KMS key {key_id}: KMS does not do it now ({code}): {said} Try again later.")

@@ -30,7 +30,8 @@ from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound, Refused
 from retention.ledger import Event
 from retention.model import AgentKind, Batch, Committed, Outcome
-from retention.seal import signing_key, write_private
+from retention.private_files import write_private
+from retention.seal import signing_key
 
 
 @dataclass(frozen=True, slots=True)

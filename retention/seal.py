@@ -1,32 +1,30 @@
 """A key for each record, so that destroying the key destroys the record everywhere (docs/design.md).
 
 Rules of this module:
-- Three levels. *Root*: an age identity in a file of mode 600, made on first use. *Bucket key*: one for each
-  scope (a class) and month, 32 random bytes, kept in the *key safe*, a small file outside PostgreSQL, sealed
-  to the root. *Record key*: a 32-byte X25519 secret, wrapped under its bucket key (AES key wrap, RFC 3394;
-  40 bytes, the only form that ever reaches the database).
+- Three levels. *Root*: an age identity, in a file or sealed by AWS KMS (retention.roots), made on first use. *Bucket
+  key*: one for each scope (a class) and month, 32 random bytes, kept in the *key safe*, a small file outside
+  PostgreSQL, sealed to the root. *Record key*: a 32-byte X25519 secret, wrapped under its bucket key (AES key wrap,
+  RFC 3394; 40 bytes, the only form that ever reaches the database).
 - What is sealed is in the age format (age-encryption.org/v1) to the record's own X25519 recipient: given the
   record key, any age tool opens it.
+- The root can be replaced, and nothing but the safe is written anew. The roots before it stay in the safe for as long
+  as something needs them: each copy of the safe has them, and the present root is all that has to be kept. Between the
+  two files that a replacement writes the safe is sealed to both roots, so that `root.key` opens it at every moment.
 - The safe is durable before anything that needs it: a bucket key is on disk (temp file, fsync, rename, fsync
   of the folder) before a record is wrapped under it. A process may die anywhere and leaves a safe that opens.
 - One safe, many processes: changes happen under flock, and start from what is on disk. A bucket key that another
   process dropped is remembered by those that had read it, until they end: a row that they read before is still opened.
 - No secret is in a message, a log or `repr`.
 - `commitment` and `place` are HMAC-SHA-256: a digest or a path that can be guessed is personal data.
-
-The safe's term of old copies, escrow, AWS KMS and rotation are in requirements' *Sealing*.
 """
 
 from __future__ import annotations
 
 import base64
-import fcntl
 import hmac
 import json
-import os
 import secrets
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
@@ -35,15 +33,17 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID, uuid4
 
-import bech32
 import pyrage
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from retention import roots
 from retention.errors import Damaged, NotFound, UsageError
+from retention.private_files import locked, write_private
+from retention.roots import Root, identity_of, new_root, read_root
 
-_SECRET_PREFIX = "age-secret-key-"  # noqa: S105 - bech32's human-readable part, not a secret
+SAFE = "safe.age"
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,9 @@ class RecordKey:
 
     secret: bytes = field(repr=False)
 
-    @cached_property  # a record is sealed twice, content and descriptor, and bech32 is slow
+    @cached_property  # a record is sealed twice, content and descriptor
     def identity(self) -> pyrage.x25519.Identity:
-        words = bech32.convertbits(self.secret, 8, 5, True) or []
-        return pyrage.x25519.Identity.from_str(bech32.bech32_encode(_SECRET_PREFIX, words).upper())
+        return identity_of(self.secret)
 
     @cached_property
     def _recipient(self) -> pyrage.x25519.Recipient:
@@ -114,14 +113,33 @@ class Bucket:
             raise Damaged(f"a record key of bucket {self.id} does not unwrap: the row or the safe is damaged") from None
 
 
+@dataclass(frozen=True, slots=True)
+class FormerRoot:
+    """A root that was replaced; it opens what was sealed to it until `retired_at`."""
+
+    id: UUID
+    retired_at: datetime
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What a file of the safe holds."""
+
+    index_key: bytes = field(repr=False)
+    buckets: dict[UUID, Bucket] = field(repr=False, default_factory=dict)
+    former: tuple[FormerRoot, ...] = ()
+
+
 @dataclass(slots=True)
 class Safe:
     """The key safe of one workspace. `open_safe` makes it; a bucket that another process made is found."""
 
     folder: Path
-    root: pyrage.x25519.Identity = field(repr=False)
+    root: Root
     index_key: bytes = field(repr=False)
     _buckets: dict[UUID, Bucket] = field(repr=False, default_factory=dict)
+    _former: tuple[FormerRoot, ...] = ()
     _dropped: dict[UUID, Bucket] = field(repr=False, default_factory=dict)  # by another process
 
     def current(self, scope: str, month: date, now: datetime, replaced: Collection[UUID] = ()) -> Bucket:
@@ -130,27 +148,27 @@ class Safe:
         month = month.replace(day=1)
         if found := self._newest(scope, month, replaced):
             return found
-        with _locked(self.folder):
+        with locked(self.folder):
             self._read()
             if found := self._newest(scope, month, replaced):
                 return found
             before = self._newest(scope, month)
             made = Bucket(uuid4(), scope, month, before.generation + 1 if before else 1, secrets.token_bytes(32))
             self._buckets[made.id] = made
-            _write(self.folder, self.root, self.index_key, self._buckets, now)
+            self._write(now)
             return made
 
     def drop(self, bucket_ids: Collection[UUID], now: datetime) -> None:
         """Forget bucket keys for good, durably; one that is gone already is fine. What they wrapped is closed from now
         on: the caller has wrapped anew what is to be read."""
-        with _locked(self.folder):
+        with locked(self.folder):
             self._read()
             for bucket_id in bucket_ids:
                 self._dropped.pop(bucket_id, None)
-            kept = {bucket_id: b for bucket_id, b in self._buckets.items() if bucket_id not in bucket_ids}
-            if len(kept) < len(self._buckets):
-                _write(self.folder, self.root, self.index_key, kept, now)
-            self._buckets = kept
+            before = len(self._buckets)
+            self._buckets = {bucket_id: b for bucket_id, b in self._buckets.items() if bucket_id not in bucket_ids}
+            if len(self._buckets) < before:
+                self._write(now)
 
     def bucket(self, bucket_id: UUID) -> Bucket:
         """Raises NotFound when the key is gone: what it wrapped was destroyed, or this is another safe."""
@@ -172,7 +190,47 @@ class Safe:
 
     def buckets_of(self, copy: bytes, what: str) -> dict[UUID, Bucket]:
         """What a copy of the safe had when it was made. Raises Damaged for that of another root."""
-        return _opened(copy, self.root, what)[1]
+        return _opened(copy, self._identities(), what).buckets
+
+    @property
+    def former(self) -> Sequence[FormerRoot]:
+        """The roots before the present one that are still there, first to last."""
+        self._read()
+        return self._former
+
+    def replace_root(self, new: Root, now: datetime) -> None:
+        """Seal the safe to another root, durably; the one before it is kept in the safe, as a former one."""
+        with locked(self.folder):
+            self._read()
+            self._former = (*self._former, FormerRoot(self.root.id, now, self.root.secret))
+            self._write(now, also=new)
+            write_private(self.folder / roots.FILE, new.file)
+            self.root = new
+            self._write(now)
+
+    def drop_roots(self, ids: Collection[UUID], now: datetime) -> None:
+        """Forget former roots, durably, and write the safe for its present root alone (which a replacement that was cut
+        off may have left undone)."""
+        with locked(self.folder):
+            self._read()
+            self._former = tuple(one for one in self._former if one.id not in ids)
+            self._write(now)
+
+    def seal(self, content: bytes) -> bytes:
+        """`content` as an age file that the root opens."""
+        self.root = read_root(self.folder / roots.FILE, self.root)  # another process may have replaced it
+        return bytes(pyrage.encrypt(content, [self.root.recipient]))
+
+    def open(self, sealed: bytes, what: str) -> bytes:
+        """What the root has sealed, or one before it. Raises Damaged."""
+        for again in (True, False):
+            try:
+                return bytes(pyrage.decrypt(sealed, self._identities()))
+            except pyrage.DecryptError as error:
+                if not again:
+                    raise Damaged(f"{what}: neither the root key nor one before it opens it: {error}") from None
+                self._read()
+        raise AssertionError("unreachable")
 
     def place(self, source: str, place: str) -> bytes:
         """The pseudonym of a place in a source, for "already known"."""
@@ -210,8 +268,17 @@ class Safe:
 
     def _read(self) -> None:
         before = self._buckets
-        self.index_key, self._buckets = _read_safe(self.folder, self.root)
+        self.root, found = _read_safe(self.folder, self.root)
+        self.index_key, self._buckets = found.index_key, found.buckets
+        self._former = tuple(one for one in found.former if one.id != self.root.id)  # of one that was cut off
         self._dropped |= {bucket_id: b for bucket_id, b in before.items() if bucket_id not in self._buckets}
+
+    def _write(self, now: datetime, also: Root | None = None) -> None:
+        content = _Contents(self.index_key, self._buckets, self._former)
+        _write(self.folder, [self.root] if also is None else [self.root, also], content, now)
+
+    def _identities(self) -> list[pyrage.x25519.Identity]:
+        return [self.root.identity, *(identity_of(one.secret) for one in self._former)]
 
 
 def open_safe(folder: Path, now: datetime, *, may_create: bool = True) -> Safe:
@@ -221,8 +288,8 @@ def open_safe(folder: Path, now: datetime, *, may_create: bool = True) -> Safe:
     catalog already has keys: then a missing root or safe is UsageError, never a new one, because a new root
     would make everything unreadable look merely absent."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(folder):
-        root_file, safe_file = folder / "root.key", folder / "safe.age"
+    with locked(folder):
+        root_file, safe_file = folder / roots.FILE, folder / SAFE
         missing = [p.name for p in (root_file, safe_file) if not p.exists()]
         if missing and (not may_create or missing == ["root.key"]):
             raise UsageError(
@@ -231,18 +298,17 @@ def open_safe(folder: Path, now: datetime, *, may_create: bool = True) -> Safe:
             )
         if missing:
             if "root.key" in missing:
-                write_private(root_file, f"{pyrage.x25519.Identity.generate()}\n".encode())
-            root = _read_root(root_file)
-            _write(folder, root, secrets.token_bytes(32), {}, now)
-        root = _read_root(root_file)
-        index_key, buckets = _read_safe(folder, root)
-        return Safe(folder, root, index_key, buckets)
+                write_private(root_file, new_root().file)
+            _write(folder, [read_root(root_file)], _Contents(secrets.token_bytes(32)), now)
+        root, found = _read_safe(folder)
+        former = tuple(one for one in found.former if one.id != root.id)
+        return Safe(folder, root, found.index_key, found.buckets, former)
 
 
 def signing_key(folder: Path) -> Ed25519PrivateKey:
     """The Ed25519 key that signs reconciliations; made on first use, mode 600."""
     path = folder / "signing.key"
-    with _locked(folder):
+    with locked(folder):
         if not path.exists():
             made = Ed25519PrivateKey.generate()
             write_private(path, made.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
@@ -261,26 +327,25 @@ def digest_of(stream: BinaryIO, chunk: int = 1 << 20) -> tuple[bytes, int]:
 # ---------------------------------------------------------------- files
 
 
-def _read_root(path: Path) -> pyrage.x25519.Identity:
-    if path.stat().st_mode & 0o077:
-        raise UsageError(f"refusing to use {path}: others may read it. Expected mode 600; run `chmod 600 {path}`.")
+def _read_safe(folder: Path, known: Root | None = None) -> tuple[Root, _Contents]:
+    """The root and what it opens; both are read again where they were replaced between the two."""
+    path = folder / SAFE
+    for again in (True, False):
+        root = read_root(folder / roots.FILE, known)
+        try:
+            return root, _opened(path.read_bytes(), [root.identity], str(path))
+        except Damaged:
+            if not again:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _opened(content: bytes, identities: Sequence[pyrage.x25519.Identity], what: str) -> _Contents:
     try:
-        return pyrage.x25519.Identity.from_str(path.read_text("ascii").strip())
-    except (ValueError, pyrage.IdentityError):
-        raise UsageError(f"{path}: expected one line AGE-SECRET-KEY-1…, found something else.") from None
-
-
-def _read_safe(folder: Path, root: pyrage.x25519.Identity) -> tuple[bytes, dict[UUID, Bucket]]:
-    path = folder / "safe.age"
-    return _opened(path.read_bytes(), root, str(path))
-
-
-def _opened(content: bytes, root: pyrage.x25519.Identity, what: str) -> tuple[bytes, dict[UUID, Bucket]]:
-    try:
-        opened = json.loads(pyrage.decrypt(content, [root]))
+        opened = json.loads(pyrage.decrypt(content, identities))
     except (pyrage.DecryptError, ValueError) as error:
         raise Damaged(
-            f"key safe {what} does not open with the root key, root.key ({error}). "
+            f"key safe {what} does not open with the root key, {roots.FILE} ({error}). "
             "They do not belong together, or one is damaged: restore both from the same backup."
         ) from None
     if opened["format"] != 1:
@@ -295,16 +360,18 @@ def _opened(content: bytes, root: pyrage.x25519.Identity, what: str) -> tuple[by
         )
         for b in opened["buckets"]
     }
-    return base64.b64decode(opened["index_key"]), buckets
+    former = tuple(
+        FormerRoot(UUID(one["id"]), datetime.fromisoformat(one["retired"]), base64.b64decode(one["secret"]))
+        for one in opened.get("former_roots", ())
+    )
+    return _Contents(base64.b64decode(opened["index_key"]), buckets, former)
 
 
-def _write(
-    folder: Path, root: pyrage.x25519.Identity, index_key: bytes, buckets: dict[UUID, Bucket], now: datetime
-) -> None:
+def _write(folder: Path, to: Iterable[Root], safe: _Contents, now: datetime) -> None:
     content = {
         "format": 1,
         "written": now.isoformat(),
-        "index_key": base64.b64encode(index_key).decode(),
+        "index_key": base64.b64encode(safe.index_key).decode(),
         "buckets": [
             {
                 "id": str(b.id),
@@ -313,37 +380,12 @@ def _write(
                 "generation": b.generation,
                 "key": base64.b64encode(b.key).decode(),
             }
-            for b in buckets.values()
+            for b in safe.buckets.values()
+        ],
+        "former_roots": [
+            {"id": str(one.id), "retired": one.retired_at.isoformat(), "secret": base64.b64encode(one.secret).decode()}
+            for one in safe.former
         ],
     }
-    write_private(folder / "safe.age", pyrage.encrypt(json.dumps(content).encode(), [root.to_public()]))
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Atomic and durable, mode 600: temp file in the same folder, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    sealed = pyrage.encrypt(json.dumps(content).encode(), [root.recipient for root in to])
+    write_private(folder / SAFE, sealed)

@@ -28,7 +28,7 @@ from retention.database import Connection, transaction
 from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.history.handover import INTRODUCED, handover
 from retention.ledger import Event
-from retention.seal import write_private
+from retention.private_files import write_private
 from retention.tlog import note
 from retention.tlog.note import ED25519, Signer, Verifier
 

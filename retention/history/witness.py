@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from retention import merkle
 from retention.errors import Damaged, NotFound, Refused, UsageError
-from retention.seal import write_private
+from retention.private_files import write_private
 from retention.tlog import checkpoint, note, tiles
 from retention.tlog.checkpoint import Checkpoint, Opened, Verdict
 from retention.tlog.note import COSIGNATURE, Signature, Signer, Verifier

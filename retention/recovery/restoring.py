@@ -34,10 +34,11 @@ from retention.history import publishing
 from retention.holds import flags
 from retention.ledger import Agent
 from retention.model import AgentKind
+from retention.private_files import write_private
 from retention.recovery import history, staging, tables, telling
 from retention.recovery.history import Published
 from retention.recovery.rebuilding import Teller, copied, empty_catalog
-from retention.seal import Bucket, Safe, open_safe, write_private
+from retention.seal import Bucket, Safe, open_safe
 from retention.tlog.note import Verifier
 from retention.vault import ensure_vault, open_vault
 from retention.vault.base import Vault
@@ -144,7 +145,6 @@ def restore(
             _bring(conn, source, target, agent, found, settings.vault_threads, only, clock(), telling_of("objects"))
             _put_ledger(target, published, clock())
     with open_archive(settings, clock()) as archive:
-        found.problems += descriptors.rebuild(archive).failures
         if not drill:
             locks.drain(archive, clock())
             flags.drain(archive, clock())
@@ -152,7 +152,8 @@ def restore(
                 publishing.publish(archive, clock())
             except MunimentError as error:  # the ledger's key, or a second vault, is not here yet
                 found.problems.append(f"The ledger could not be published on: {error}")
-        found.verified = verification.verify(archive, trusts, tell=tell)
+        found.verified = verification.verify(archive, trusts, tell=tell, describe=True)
+        found.problems += descriptors.rebuild(archive).failures  # says that they are complete, or what is missing
     found.seconds = time.monotonic() - began
     return found
 

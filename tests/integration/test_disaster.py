@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from retention import aggregations, holds, locks, seal
+from retention import aggregations, holds, locks
 from retention.aggregations import Aggregation
 from retention.archive import Archive, load_keys, open_archive
 from retention.backup import points
@@ -357,7 +357,7 @@ def test_keys_that_were_wrapped_anew_after_the_point(machines: tuple[Site, Site]
         before = documents(archive)
         (former,) = [one for one in archive.safe.buckets() if one.scope == "LONG"]
         archive.safe._buckets.pop(former.id)
-        seal._write(archive.settings.keys, archive.safe.root, archive.safe.index_key, archive.safe._buckets, clock())
+        archive.safe._write(clock())
         content = (archive.settings.keys / "safe.age").read_bytes()
         old.second.put(
             f"safe/{clock():%Y%m%dT%H%M%S}-later", content, sha256=sha256(content).digest(), size=len(content)
