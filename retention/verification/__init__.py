@@ -71,10 +71,16 @@ class Verification:
 
 
 def verify(
-    archive: Archive, trusts: Sequence[Verifier] = (), share: float = 1.0, tell: Teller | None = None
+    archive: Archive,
+    trusts: Sequence[Verifier] = (),
+    share: float = 1.0,
+    tell: Teller | None = None,
+    *,
+    describe: bool = False,
 ) -> Verification:
     """Check everything. `trusts`: public keys of the log that the caller has from elsewhere; `share` of the documents
-    whose bytes are read (0 to 1). Raises ServiceUnavailable."""
+    whose bytes are read (0 to 1). `describe`: the description tables are empty (it is a recovery) and are filled with
+    what the check opens, so that it is opened once. Raises ServiceUnavailable."""
 
     def telling(what: str) -> Callable[[int, int], None]:
         return lambda done, of: tell(what, done, of) if tell else None
@@ -104,7 +110,7 @@ def verify(
             found.tables = number
             telling("tables")(number, len(PROJECTIONS))
         found.add(Problem(f"table auditor_classes, row {row}", said) for row, said in auditors.check(conn, archive))
-        found.add(sealed.check(conn, archive, telling("descriptor objects")))
+        found.add(sealed.check(conn, archive, telling("descriptor objects"), describe=describe))
         found.add(objects.check_listing(conn, archive))
         found.add(objects.check_bytes(conn, archive, share, telling("documents")))
     return found

@@ -37,15 +37,15 @@ Teller = Callable[[int, int], None]
 _SCRATCH = "told_descriptions"
 
 
-def check(conn: Connection, archive: Archive, tell: Teller | None = None) -> Iterator[Problem]:
-    """In the transaction that has `history`."""
+def check(conn: Connection, archive: Archive, tell: Teller | None = None, *, describe: bool) -> Iterator[Problem]:
+    """In the transaction that has `history`. `describe`: the description tables are empty, and get what is opened."""
     conn.execute(
         sql.SQL("CREATE TEMP TABLE {} (LIKE descriptions INCLUDING INDEXES) ON COMMIT DROP").format(
             sql.Identifier(_SCRATCH)
         )
     )
     conn.execute("CREATE TEMP TABLE opened_keys (subject_id uuid PRIMARY KEY) ON COMMIT DROP")
-    yield from _check_descriptors(conn, archive, tell)
+    yield from _check_descriptors(conn, archive, describe, tell)
     yield from _check_names(conn, archive)
     yield from _check_queries(conn, archive)
     yield from _check_answers(conn, archive)
@@ -58,7 +58,7 @@ def check(conn: Connection, archive: Archive, tell: Teller | None = None) -> Ite
 # ---------------------------------------------------------------- descriptor objects and their lines
 
 
-def _check_descriptors(conn: Connection, archive: Archive, tell: Teller | None) -> Iterator[Problem]:
+def _check_descriptors(conn: Connection, archive: Archive, describe: bool, tell: Teller | None) -> Iterator[Problem]:
     (count,) = conn.execute("SELECT count(*) FROM descriptors").fetchone() or (0,)
     with (
         ThreadPoolExecutor(archive.settings.vault_threads, "verify") as threads,
@@ -74,7 +74,7 @@ def _check_descriptors(conn: Connection, archive: Archive, tell: Teller | None) 
             if not waiting:
                 return
             row, read = waiting.pop(0)
-            yield from _check_object(conn, archive, row, read)
+            yield from _check_object(conn, archive, row, read, describe)
             done += 1
             if tell:
                 tell(done, count)
@@ -85,7 +85,9 @@ def _read(archive: Archive, descriptor_id: UUID, version: str) -> bytes:
         return stream.read()
 
 
-def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[bytes]) -> Iterator[Problem]:
+def _check_object(
+    conn: Connection, archive: Archive, row: Any, read: Future[bytes], describe: bool
+) -> Iterator[Problem]:
     descriptor_id, digest, size, _ = row
     where = f"vault descriptors/{descriptor_id}"
     try:
@@ -137,7 +139,10 @@ def _check_object(conn: Connection, archive: Archive, row: Any, read: Future[byt
             newest.append((subject, revision, kind, description))
     _remember(conn, [one.subject for one in opened])
     yield from _check_known(conn, archive, [one for one in opened if one.kind in ("record", "quarantined", "rejected")])
-    yield from _check_descriptions(conn, newest)
+    if describe:
+        descriptors.describe(conn, newest)
+    else:
+        yield from _check_descriptions(conn, newest)
 
 
 @dataclass(frozen=True, slots=True)
