@@ -305,6 +305,15 @@ def open_safe(folder: Path, now: datetime, *, may_create: bool = True) -> Safe:
         return Safe(folder, root, found.index_key, found.buckets, former)
 
 
+def opens(secret: bytes, sealed: bytes) -> bool:
+    """Whether the root with this secret is one of those to which `sealed` is."""
+    try:
+        pyrage.decrypt(sealed, [identity_of(secret)])
+    except pyrage.DecryptError:
+        return False
+    return True
+
+
 def signing_key(folder: Path) -> Ed25519PrivateKey:
     """The Ed25519 key that signs reconciliations; made on first use, mode 600."""
     path = folder / "signing.key"

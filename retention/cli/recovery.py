@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from retention.config import BackupVault, Settings
+    from retention.recovery.drill import Escrowed
     from retention.tlog.note import Verifier
 
 KeyOption = Annotated[
     list[str] | None,
     typer.Option("--key", metavar="VKEY", help="Public key of the ledger that you have from elsewhere; repeatable."),
+]
+
+SharesOption = Annotated[
+    Path | None, typer.Option("--shares", metavar="DIR", help="A folder with enough shares of the root key.")
 ]
 
 
@@ -38,11 +43,13 @@ def restore(
     point: Annotated[str | None, typer.Option(metavar="ID", help="Default: the newest that is whole.")] = None,
     only: Annotated[str | None, typer.Option(metavar="CLASS", help="The documents of this class first.")] = None,
     key: KeyOption = None,
+    shares: SharesOption = None,
 ) -> None:
     """Restore catalog and vault on an empty machine, from a second vault alone.
 
-    Put the root key (and the ledger's key) into the workspace's `keys` before. Exits 1 if a record is lost, something
-    that was destroyed came back, or the restored archive does not verify."""
+    Put the root key (and the ledger's key) into the workspace's `keys` before, or give its shares. Exits 1 if a record
+    is lost, something that was destroyed came back, or the restored archive does not verify."""
+    from retention import custody
     from retention.recovery import restore as run
     from retention.vault import open_vault
 
@@ -52,6 +59,8 @@ def restore(
     named = _named(there, source)
     second = open_vault(named.url, access_key=named.access_key, secret_key=named.secret_key)
     wanted = identifier(point) if point else None
+    if shares is not None:
+        custody.recover(custody.root_of([shares]), there.keys)
     with progress("restored") as show:
         done = run(there, second, _keys(key), now, wanted, only, lambda _, n, of: show(n, of))
     problems = [*done.problems, *map(str, done.verified.problems)]
@@ -132,8 +141,9 @@ def drill(
     point: Annotated[str | None, typer.Option(metavar="ID", help="Default: the newest.")] = None,
     root_key: Annotated[
         Path | None,
-        typer.Option("--root-key", metavar="FILE", help="The escrowed copy of it; default: the one in use."),
+        typer.Option("--root-key", metavar="FILE", help="The copy of it that people keep; default: the one in use."),
     ] = None,
+    shares: SharesOption = None,
     target: Annotated[
         str | None, typer.Option("--into", metavar="URL", help="An empty vault for it; default: a folder that goes.")
     ] = None,
@@ -146,6 +156,7 @@ def drill(
     from retention.recovery.drill import drill as run
 
     wanted = identifier(point) if point else None
+    escrowed = _escrowed(root_key, shares)
     with opened(context.obj) as archive, alone(archive), _scratch_database(context.obj.root) as (database, owner):
         named = vault or _only(archive.seconds)
         with TemporaryDirectory(prefix="drill-", dir=context.obj.root) as folder, progress("restored") as show:
@@ -159,7 +170,7 @@ def drill(
                 vault_secret_key=None,
                 backups=(),
             )
-            done = run(archive, named, scratch, now, root_key, wanted, lambda _, n, of: show(n, of))
+            done = run(archive, named, scratch, now, escrowed, wanted, lambda _, n, of: show(n, of))
     found = done.restored
     problems = [*found.passed_over, *found.problems, *map(str, found.verified.problems), *map(str, done.late)]
     value = {
@@ -170,6 +181,7 @@ def drill(
         "older": done.older,
         "verified": found.verified.ok,
         "ok": done.ok,
+        "escrowed": None if escrowed is None else escrowed.how,
         "point_id": str(found.point),
         "records": found.records,
         "objects": found.objects,
@@ -183,11 +195,30 @@ def drill(
         size = f"{found.records:,} records, {found.objects:,} objects"
         print(f"{size} in {found.seconds:.1f} s; the point was {done.rpo} old")
         print(f"lost since: {len(found.lost):,}; before: {done.older:,}; resurrected: {found.resurrected:,}")
+        if escrowed is not None:
+            print(f"the {'shares open' if escrowed.how == 'shares' else 'copy of the root key opens'} the archive")
         print("the drill is green" if done.ok else "the drill is RED")
 
     answer(context.obj, value, people)
     if not done.ok:
         raise typer.Exit(1)
+
+
+def _escrowed(root_key: Path | None, shares: Path | None) -> Escrowed | None:
+    """The root as people keep it, if they brought it."""
+    from retention import custody
+    from retention.recovery.drill import Escrowed
+    from retention.roots import read_root
+
+    if root_key is not None and shares is not None:
+        raise UsageError("--root-key and --shares: expected one of them; each alone makes the root.")
+    if shares is not None:
+        return Escrowed(custody.root_of([shares]), "shares")
+    if root_key is None:
+        return None
+    if not root_key.is_file():
+        raise UsageError(f"--root-key {root_key}: expected a copy of root.key, there is none.")
+    return Escrowed(read_root(root_key), "file")
 
 
 def _only(names: Iterable[str]) -> str:

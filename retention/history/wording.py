@@ -406,14 +406,20 @@ SHAPES = (
     Shape(
         *("rec", f"drill backup_vault point {_DRILL}"),
         "a restore from {backup_vault} was tried: {records} records came back and were verified, in {milliseconds} ms",
+        may="escrowed",
     ),
     Shape(
         *("rec", f"drill backup_vault point {_DRILL}"),
         "a restore from {backup_vault} was tried, and was not as it should be | {problems} problems, {lost} lost, "
         "{late} classes too late",
+        may="escrowed",
         failed=True,
     ),
-    Shape("rec", "drill backup_vault", "a restore from {backup_vault} was tried, and came to no end", failed=True),
+    Shape(
+        *("rec", "drill backup_vault", "a restore from {backup_vault} was tried, and came to no end"),
+        may="escrowed",
+        failed=True,
+    ),
     Shape(
         *("rec", "restored point records lost documents"),
         "the archive was restored from recovery point {point}, and brought to {restored} events",
@@ -549,6 +555,10 @@ SHAPES = (
     Shape(
         "del", "bucket_keys", "the keys of {bucket_keys} buckets left the key safe | what they had wrapped is closed"
     ),
+    Shape("enc", "root kept replaces", "the key safe was sealed to another root key, {root}, kept in {kept}"),
+    Shape("del", "root_keys", "{root_keys} former root keys left the key safe | nothing that is kept needs them"),
+    Shape("dec", "drill escrowed", "the copy of the root key that people keep was tried, and opened the archive"),
+    Shape("rep", "holders threshold", "{holders} people got a share of the root key | {threshold} of them make it"),
     Shape("del", "queries", "the words of {queries} searches were destroyed | their term had ended"),
     # the ledger itself
     Shape("dsg", "what vkey", "a key of the ledger was made: {vkey}", may="before signed"),

@@ -2,7 +2,7 @@
 
 Rules of this module (requirements: storage, *Drill*):
 - What is drilled is `restore` itself, into a scratch database and vault, from the second vault alone; of the workspace
-  it gets the root key and nothing else (the escrowed copy of it, where one is given).
+  it gets the root key and nothing else: a copy that people keep, where one is given, and the event says so.
 - It is judged by what the schedule asks: each class that names a recovery time (rto) or the age that a point may have
   (rpo). A record that came after the point is lost in the drill as it would be; one that is older is a failure.
 - What came out is an event (PREMIS rec) and a row; the report is red where a drill failed, or did not run in time.
@@ -11,12 +11,10 @@ Rules of this module (requirements: storage, *Drill*):
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from uuid import UUID
 
 from retention import backup, ledger, policy
@@ -27,8 +25,10 @@ from retention.errors import Refused
 from retention.history import keys
 from retention.ledger import Event
 from retention.model import new_id
+from retention.private_files import write_private
 from retention.recovery.rebuilding import Teller
 from retention.recovery.restoring import Restored, restore
+from retention.roots import FILE, Root
 from retention.rules import Schedule
 
 
@@ -45,9 +45,18 @@ class Late:
         return f"class {self.class_id}: {self.what} {self.found}, its policy asks for {self.asked}"
 
 
+@dataclass(frozen=True, slots=True)
+class Escrowed:
+    """A root that people keep: `how`, as shares or as a file."""
+
+    root: Root
+    how: str
+
+
 @dataclass(slots=True)
 class Drilled:
-    """What came out. `rpo`: how old the point was; `older`: lost records that came before it."""
+    """What came out. `rpo`: how old the point was; `older`: lost records that came before it; `escrowed`: where
+    the copy of the root was used that people keep."""
 
     id: UUID
     vault: str
@@ -55,6 +64,7 @@ class Drilled:
     rpo: timedelta
     late: list[Late] = field(default_factory=list)
     older: int = 0
+    escrowed: Escrowed | None = None
 
     @property
     def ok(self) -> bool:
@@ -76,7 +86,7 @@ def drill(
     name: str,
     scratch: Settings,
     clock: Callable[[], datetime],
-    root_key: Path | None = None,
+    escrowed: Escrowed | None = None,
     point: UUID | None = None,
     tell: Teller | None = None,
 ) -> Drilled:
@@ -89,14 +99,13 @@ def drill(
         schedule = policy.current(conn).schedule
         trusts = [key.verifier for key in keys.all_keys(conn)]
     scratch.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shutil.copy2(root_key or archive.settings.keys / "root.key", scratch.keys / "root.key")
-    (scratch.keys / "root.key").chmod(0o600)
+    write_private(scratch.keys / FILE, (escrowed.root if escrowed else archive.safe.root).file)
     try:
         restored = restore(scratch, second, trusts, clock, point, tell=tell, drill=True)
     except Exception:
-        _enter_failure(archive, drill_id, name, clock())
+        _enter_failure(archive, drill_id, name, clock(), escrowed)
         raise
-    found = Drilled(drill_id, name, restored, began - restored.taken)
+    found = Drilled(drill_id, name, restored, began - restored.taken, escrowed=escrowed)
     found.late = [*_late(schedule, name, found)]
     found.older = _older(archive, restored)
     _enter(archive, found, clock())
@@ -141,6 +150,11 @@ def _enter(archive: Archive, found: Drilled, now: datetime) -> None:
         "late": len(found.late),
     }
     detail = {"drill": str(found.id), "backup_vault": found.vault, "point": str(one.point), **numbers}
+    detail |= _how(found.escrowed)
+    told = [Event("rec", now, archive.agent, (), "success" if found.ok else "failure", detail)]
+    if found.escrowed:  # whatever else came out: it opened the archive
+        of_root = {"drill": str(found.id), **_how(found.escrowed)}
+        told.append(Event("dec", now, archive.agent, (found.escrowed.root.id,), detail=of_root))
     with transaction(archive.connections) as conn:
         conn.execute(
             """INSERT INTO drills (drill_id, vault, point_id, ended_at, milliseconds, records, objects, lost,
@@ -148,13 +162,18 @@ def _enter(archive: Archive, found: Drilled, now: datetime) -> None:
                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
             (found.id, found.vault, one.point, now, *numbers.values(), found.ok),
         )
-        outcome = "success" if found.ok else "failure"
-        ledger.append(conn, [Event("rec", now, archive.agent, (), outcome, detail)], now)
+        ledger.append(conn, told, now)
 
 
-def _enter_failure(archive: Archive, drill_id: UUID, name: str, now: datetime) -> None:
+def _how(escrowed: Escrowed | None) -> dict[str, str]:
+    return {"escrowed": escrowed.how} if escrowed else {}
+
+
+def _enter_failure(
+    archive: Archive, drill_id: UUID, name: str, now: datetime, escrowed: Escrowed | None = None
+) -> None:
     """One that came to no end."""
-    detail = {"drill": str(drill_id), "backup_vault": name}
+    detail = {"drill": str(drill_id), "backup_vault": name, **_how(escrowed)}
     with transaction(archive.connections) as conn:
         conn.execute(
             "INSERT INTO drills (drill_id, vault, ended_at, ok) VALUES (%s, %s, %s, false)", (drill_id, name, now)

@@ -38,7 +38,8 @@ from retention.private_files import write_private
 from retention.recovery import history, staging, tables, telling
 from retention.recovery.history import Published
 from retention.recovery.rebuilding import Teller, copied, empty_catalog
-from retention.seal import Bucket, Safe, open_safe
+from retention.roots import read_root
+from retention.seal import Bucket, Safe, open_safe, opens
 from retention.tlog.note import Verifier
 from retention.vault import ensure_vault, open_vault
 from retention.vault.base import Vault
@@ -222,8 +223,15 @@ def _safe(settings: Settings, source: Vault, now: datetime) -> Safe:
                 f"{settings.keys}: root.key is missing. Expected the root of the key safe, which is in no vault: put "
                 "it there from where it is kept, with mode 600."
             )
-        with source.open(max(copies)) as file:
-            write_private(path, file.read())
+        newest, root = max(copies), read_root(settings.keys / "root.key")
+        with source.open(newest) as file:
+            content = file.read()
+        if not opens(root.secret, content):
+            raise Damaged(
+                f"{source.url}: {newest}, the newest copy of the key safe, does not open with root key {root.id}, "
+                f"which was replaced since, or is of another archive. Put a newer one into {settings.keys}/root.key."
+            )
+        write_private(path, content)
     return open_safe(settings.keys, now, may_create=False)
 
 

@@ -106,7 +106,7 @@ def compile_report(
             unlocked=evidence.unlocked(collect, schedule),
             ledger=history,
             assured=evidence.assured(collect.conn, now),
-            continuity=continuity.continuity(collect.conn, schedule),
+            continuity=continuity.continuity(collect.conn, schedule, archive.safe.root.id),
             store=store.store(collect.conn),
             defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),

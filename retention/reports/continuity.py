@@ -5,6 +5,8 @@ Rules of this module:
   second vault.
 - Silence is failure: a vault that is named and never joined, a point that is late, one that was not looked at within a
   week, and a week without a drill, are red. An archive without any second vault waits for the decision of a person.
+- Without its root key an archive opens nothing. Shares of a root that was replaced are red; a root of which nobody has
+  shares, and a copy of it that was not tried in a drill for a year, wait for a person.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from retention.database import Connection
 from retention.reports.model import Check, Status
@@ -20,6 +23,7 @@ from retention.rules import Schedule
 DAILY = timedelta(hours=26)  # where no class says how old a point may be
 LOOKED = timedelta(days=8)  # a check of the points every week
 DRILLED = timedelta(days=8)  # a drill every week
+TRIED = timedelta(days=366)  # the copy of the root key that people keep
 THROUGH = timedelta(hours=1)  # a hold or a destruction of which no second vault knows
 
 _NO_VAULT = "Set MUNIMENT_BACKUPS, and run muniment backup run (docs/backup.md)."
@@ -28,6 +32,10 @@ SELECT recorded_at FROM events
  WHERE position >= coalesce((SELECT max(size) FROM ledger_checkpoints), 0) AND type IN ('poa', 'dea')
    AND (type = 'dea' OR convert_from(entry, 'UTF8')::jsonb -> 'detail' ? 'hold')
  ORDER BY position LIMIT 1"""
+_OF_ROOT = """
+SELECT e.recorded_at, e.type, convert_from(e.entry, 'UTF8')::jsonb -> 'detail'
+  FROM event_subjects s JOIN events e USING (position)
+ WHERE s.subject_id = %s AND e.type IN ('enc', 'rep', 'dec') ORDER BY e.position"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,21 @@ class Vault:
 
 
 @dataclass(frozen=True, slots=True)
+class Escrow:
+    """Who keeps the root key besides this machine, by the events of the root.
+
+    `shared_at`: when shares were made, for so many `holders`, of whom `threshold` are needed; `stale`: they are of one
+    before this root; `tried_at`: when a drill used shares or a copy of this root; `since`: when it came into use."""
+
+    shared_at: datetime | None = None
+    holders: int = 0
+    threshold: int = 0
+    stale: bool = False
+    tried_at: datetime | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Continuity:
     """What is known of the second vaults; `waits`: since when an event waits that should be there."""
 
@@ -51,10 +74,33 @@ class Continuity:
     asked: Mapping[str, tuple[timedelta, tuple[str, ...]]]  # vault -> the shortest rpo, and the classes that ask for it
     named: frozenset[str]  # by classes
     waits: datetime | None
+    escrow: Escrow = Escrow()
 
 
-def continuity(conn: Connection, schedule: Schedule | None) -> Continuity:
-    """What the catalog knows of it."""
+def escrow_of(conn: Connection, root_id: UUID) -> Escrow:
+    """What the history tells of a root, and of the shares of those before it."""
+    tried_at = since = None
+    asked: UUID | None = root_id
+    while asked is not None:
+        before: UUID | None = None
+        shared: tuple[datetime, dict[str, int]] | None = None
+        for at, kind, detail in conn.execute(_OF_ROOT, (asked,)).fetchall():
+            if kind == "enc" and detail["root"] == str(asked):
+                before = UUID(detail["replaces"])
+                since = since if asked != root_id else at
+            elif kind == "rep":
+                shared = at, detail
+            elif kind == "dec" and asked == root_id:
+                tried_at = at
+        if shared is not None:
+            at, detail = shared
+            return Escrow(at, detail["holders"], detail["threshold"], asked != root_id, tried_at, since)
+        asked = before
+    return Escrow(tried_at=tried_at, since=since)
+
+
+def continuity(conn: Connection, schedule: Schedule | None, root_id: UUID) -> Continuity:
+    """What the catalog knows of it; `root_id`: of the root key."""
     rows = conn.execute(
         """SELECT v.name, v.joined_at, max(p.taken_at), max(p.checked_at),
                   count(*) FILTER (WHERE NOT p.whole AND p.pruned_at IS NULL), d.ended_at, d.ok
@@ -74,7 +120,7 @@ def continuity(conn: Connection, schedule: Schedule | None) -> Continuity:
         ]
         shortest = min((rpo for rpo, _ in terms), default=DAILY)
         asked[vault.name] = shortest, tuple(class_id for rpo, class_id in terms if rpo == shortest)
-    return Continuity(vaults, asked, named, waits[0] if waits else None)
+    return Continuity(vaults, asked, named, waits[0] if waits else None, escrow_of(conn, root_id))
 
 
 def checks(found: Continuity, now: datetime) -> list[Check]:
@@ -93,7 +139,7 @@ def checks(found: Continuity, now: datetime) -> list[Check]:
         said = f"A hold or a destruction of {found.waits:%Y-%m-%d %H:%M} UTC is known to no second vault yet."
         then = "See that the vault answers, then: muniment ledger publish."
         made.append(Check("backup-through", Status.RED, "Written through", said, then))
-    return made
+    return [*made, _escrowed(found.escrow, now)]
 
 
 def _of(vault: Vault, rpo: timedelta, classes: Sequence[str], now: datetime) -> list[Check]:
@@ -117,6 +163,30 @@ def _of(vault: Vault, rpo: timedelta, classes: Sequence[str], now: datetime) -> 
         said = f"The newest is {_age(now - since)} old, at most {_age(rpo)} is allowed{asks}; none is broken."
         made.append(Check(f"backup-{vault.name}", Status.GREEN, title, said))
     return [*made, _drilled(vault, now)]
+
+
+def _escrowed(found: Escrow, now: datetime) -> Check:
+    title, make = "Escrow of the root key", "muniment key escrow (docs/keys.md)."
+    if found.stale:
+        said = f"It was replaced {_on(found.since)}; the shares, made {_on(found.shared_at)}, are of one before it."
+        return Check("escrow", Status.RED, title, said, f"Make shares of this one: {make}")
+    if found.shared_at is None and found.tried_at is None:
+        said = "Nobody has shares of it: who loses this machine's folder of keys loses everything."
+        return Check("escrow", Status.AMBER, title, said, make)
+    known = max(filter(None, (found.shared_at, found.tried_at)))
+    said = "A copy of it was used in a drill."
+    if found.shared_at is not None:
+        said = (
+            f"{found.holders} people have a share, made {_on(found.shared_at)}; of them {found.threshold} are needed."
+        )
+    if now - known > TRIED:
+        then = "Restore with it, with those who keep it: muniment drill --shares DIR."
+        return Check("escrow", Status.AMBER, title, f"{said} It was not tried for a year.", then)
+    return Check("escrow", Status.GREEN, title, said)
+
+
+def _on(day: datetime | None) -> str:
+    return f"on {day:%Y-%m-%d}" if day else "at an unknown time"
 
 
 def _drilled(vault: Vault, now: datetime) -> Check:

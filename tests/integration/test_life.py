@@ -28,6 +28,7 @@ from retention import (
     auditors,
     backup,
     capture,
+    custody,
     fixity,
     holds,
     ledger,
@@ -101,6 +102,7 @@ PLACES = {
     "backup/pruning": {"_enter"},
     "approvals": {"_enrol", "end", "propose", "revoke_approved", "sign"},
     "capture": {"_events"},
+    "custody": {"_enter", "_enter_gone", "escrow"},
     "disposition/certificate": {"issue"},
     "disposition/erasure": {"_empty_aggregations", "_finish", "_unreadable"},
     "disposition/execution": {"_start", "_take"},
@@ -384,8 +386,14 @@ def _backs_up(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path
         tried = Restored(point, clock(), 1, 0, records=1, lost=[ids["kept"]] * older)
         drill._enter(with_disk, Drilled(new_id(clock()), "disk", tried, timedelta(0), older=older), clock())
     drill._enter_failure(with_disk, new_id(clock()), "disk", clock())
+    copy = drill.Escrowed(archive.safe.root, "file")
+    drill._enter(with_disk, Drilled(new_id(clock()), "disk", tried, timedelta(0), escrowed=copy), clock())
+    drill._enter_failure(with_disk, new_id(clock()), "disk", clock(), copy)
     assert len(pruning.prune(with_disk, "disk", clock()).points) == 1
     backup.leave(with_disk, "disk", clock())
+    custody.escrow(archive, 2, 2, folder / "shares", clock)
+    custody.rotate(archive, clock)
+    assert len(custody.forget(archive, lambda: clock() + timedelta(days=8))) == 1
 
 
 def _night(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -> None:
