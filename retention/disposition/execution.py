@@ -147,6 +147,7 @@ def alone(archive: Archive, plan_id: UUID) -> Iterator[Connection]:
             raise Busy(f"refusing to execute plan {plan_id}: another process is at it. Wait for it to end.")
         try:
             yield conn
+            conn.execute("SELECT pg_advisory_unlock_all()")  # now, not when PostgreSQL notices that we have left
         except psycopg.OperationalError as error:
             raise database.in_words(archive.settings.database_url, error) or error from error
 
