@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -192,15 +193,16 @@ SEALED = {
 
 
 def unsealed(whole: Whole) -> list[str]:
-    tables.tell_history(whole.conn, [])
+    """In the transaction that has `history`."""
     return [str(problem) for problem in sealed.check(whole.conn, whole.archive, describe=False)]
 
 
 def test_whatever_is_changed_of_what_is_sealed_is_named(whole: Whole) -> None:
     chance, types = random.Random(5), column_types(whole.conn)
     reading.find(whole.archive, "letter", None, 10, Reader("unstated", datetime(2027, 1, 1, tzinfo=UTC)))
-    assert unsealed(whole) == []
-    whole.conn.rollback()
+    tables.tell_history(whole.conn, [])
+    with undone(whole.conn):
+        assert unsealed(whole) == []
     for table, apart in SEALED.items():
         changes: dict[str, Callable[[], None]] = {"deleted": partial(deleted, whole.conn, table, chance)}
         for column in columns_of(whole.conn, table):
@@ -208,19 +210,26 @@ def test_whatever_is_changed_of_what_is_sealed_is_named(whole: Whole) -> None:
                 kind = types[table, column]
                 changes[column] = partial(flipped, whole.conn, table, column, kind, chance)
         for said, tamper in changes.items():
-            whole.conn.execute("SET LOCAL session_replication_role = replica")
-            without_checks(whole.conn)
-            if (table, said) == ("key_buckets", "deleted"):  # one in use: on one that was emptied hangs nothing
-                some = "(SELECT bucket_id FROM subject_keys ORDER BY 1 LIMIT 1)"
-                whole.conn.execute(f"DELETE FROM key_buckets WHERE bucket_id = {some}".encode())
-            else:
-                tamper()
-            problems = unsealed(whole)
+            with undone(whole.conn):
+                without_checks(whole.conn)
+                if (table, said) == ("key_buckets", "deleted"):  # one in use: on one that was emptied hangs nothing
+                    some = "(SELECT bucket_id FROM subject_keys ORDER BY 1 LIMIT 1)"
+                    whole.conn.execute(f"DELETE FROM key_buckets WHERE bucket_id = {some}".encode())
+                else:
+                    tamper()
+                problems = unsealed(whole)
             assert problems, (table, said)
             assert any(table in problem for problem in problems) or said == "deleted", (table, said, problems)
-            whole.conn.rollback()
     for table, column in (("contents", "content"), ("request_answers", "until")):
-        whole.conn.execute("SET LOCAL session_replication_role = replica")
-        flipped(whole.conn, table, column, types[table, column], chance)
-        assert any(f"table {table}" in problem and column in problem for problem in unsealed(whole)), table
-        whole.conn.rollback()
+        with undone(whole.conn):
+            flipped(whole.conn, table, column, types[table, column], chance)
+            problems = unsealed(whole)
+        assert any(f"table {table}" in problem and column in problem for problem in problems), table
+
+
+@contextmanager
+def undone(conn: Connection) -> Iterator[None]:
+    """Whatever the block does to the tables, with no trigger in the way, is undone; what was there before it stays."""
+    with conn.transaction(force_rollback=True):
+        conn.execute("SET LOCAL session_replication_role = replica")
+        yield
