@@ -26,6 +26,12 @@ _AT_ONCE = 500  # ids in one event, with a version each
 _MAY_LACK = {"approvers", "proposals", "run_batches", "signatures", "trigger_events"}
 _BYTES = 40_000  # of keys of rows in one event: the ledger holds 65,535 an entry
 
+# A bucket of keys that came after the newest copy of the key safe, of which all that is known is that it lost keys.
+_BUCKETS = """
+SELECT DISTINCT remains_id::text FROM plan_remains p
+ WHERE kind = 'bucket' AND NOT EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = p.remains_id)
+   AND NOT EXISTS (SELECT FROM replaced_buckets b WHERE b.bucket_id = p.remains_id) ORDER BY 1"""
+
 
 def lose(
     conn: Connection, agent: Agent, records: Sequence[UUID], documents: Sequence[UUID], now: datetime
@@ -70,6 +76,7 @@ def unrecovered(conn: Connection, agent: Agent, now: datetime) -> Iterator[Event
     tables = {one.table: lacking(conn, one) for one in PROJECTIONS if one.table in _MAY_LACK}
     names = conn.execute("SELECT pseudonym_id::text FROM pseudonyms WHERE sealed_name IS NULL ORDER BY 1").fetchall()
     tables["pseudonyms"] = [[row[0]] for row in names]
+    tables["key_buckets"] = [[row[0]] for row in conn.execute(_BUCKETS)]
     for table, rows in tables.items():
         for part in _of_bytes(rows):
             yield Event("rec", now, agent, (), "failure", {"table": table, "unrecovered": part})

@@ -351,7 +351,8 @@ SELECT 'subject_keys', k.subject_id::text FROM subject_keys k
 UNION ALL
 SELECT 'plan_remains', r.plan_id::text FROM plan_remains r
  WHERE r.kind = 'bucket' AND NOT EXISTS (SELECT FROM key_buckets b WHERE b.bucket_id = r.remains_id)
-   AND NOT EXISTS (SELECT FROM replaced_buckets b WHERE b.bucket_id = r.remains_id)""",
+   AND NOT EXISTS (SELECT FROM replaced_buckets b WHERE b.bucket_id = r.remains_id)
+   AND ARRAY[r.remains_id::text]::text NOT IN (SELECT key FROM unrecovered WHERE table_name = 'key_buckets')""",
     "the object that it stands in has no row in table descriptors.": """
 SELECT 'descriptor_lines', 'subject_id ' || l.subject_id || ', revision ' || l.revision FROM descriptor_lines l
  WHERE NOT EXISTS (SELECT FROM descriptors d WHERE d.descriptor_id = l.descriptor_id)""",
