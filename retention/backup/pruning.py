@@ -9,6 +9,7 @@ Rules of this module:
 - The newest point is kept, whatever the numbers say, and so is the newest that is whole.
 - A point goes before what it names: cut off anywhere, what is left is read as it was, and the next prune goes on.
 - Objects and pages go that no point names any more. What a lock or a hold keeps stays, and is counted.
+- What a run that was cut off had begun to write, which is no object, goes with them after a day.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from retention.vault.base import Vault
 
 DEFAULT: Mapping[str, int] = {"daily": 7, "weekly": 4, "monthly": 12, "yearly": 7}
 SAFE_TERM = timedelta(days=7)  # a copy of the key safe that is older opens what was destroyed since
+_UNFINISHED = timedelta(days=1)  # nobody writes one object for longer
 _AT_ONCE = 500  # objects that are erased at a time
 _OURS = ("descriptors", "keys", "quarantine", "records", "schedules")
 
@@ -53,6 +55,7 @@ class Pruned:
     objects: int = 0
     pages: int = 0
     safes: int = 0
+    uploads: int = 0  # that were cut off
     refused: int = 0  # objects that a lock or a hold keeps
 
 
@@ -125,6 +128,7 @@ def prune(archive: Archive, name: str, now: datetime, *, only_say: bool = False,
         _prune_objects(vault, stays, done)
         _prune_pages(vault, stays, done)
         _prune_safes(vault, stays, now, done)
+        done.uploads = vault.sweep(now - _UNFINISHED)
         _enter(archive, name, done, now)
     return done
 

@@ -183,6 +183,7 @@ def _pruned(name: str, one: Pruned) -> dict[str, Any]:
         "objects": one.objects,
         "pages": one.pages,
         "safes": one.safes,
+        "uploads": one.uploads,
         "refused": one.refused,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -356,6 +357,18 @@ def test_a_point_that_cannot_be_read_goes_when_it_is_said(archive: Archive, cloc
     assert last is not None
     assert pruning.prune(archive, "disk", clock(), drop_broken=True).points == [first.id]
     assert points.listed(archive.seconds["disk"]) == [last.id] and whole(archive, clock) == []
+
+
+def test_what_was_begun_and_cut_off_goes_after_a_day(archive: Archive, clock: Clock, tmp_path: Path) -> None:
+    backup.run(archive, "disk", clock)
+    left = [tmp_path / "second/pages" / f".put-{name}" for name in ("yesterday", "now")]
+    for path, age in zip(left, (timedelta(days=1, minutes=1), timedelta(hours=23)), strict=True):
+        path.write_bytes(b"half of a page")
+        begun = (clock() - age).timestamp()
+        os.utime(path, (begun, begun))
+    assert whole(archive, clock) == []
+    assert pruning.prune(archive, "disk", clock()).uploads == 1
+    assert [path.exists() for path in left] == [False, True]
 
 
 def test_copies_of_the_key_safe_have_a_short_history(archive: Archive, clock: Clock, tmp_path: Path) -> None:
