@@ -565,14 +565,93 @@ def test_a_probe_finds_a_hold_that_does_not_hold(place: Place, proxy: Proxy) -> 
     assert "delete-held" in probed(place, proxy, "PutObjectLegalHold", off)
 
 
-def test_a_probe_finds_bytes_that_are_not_those_that_were_locked(place: Place, proxy: Proxy) -> None:
+# What each attempt sends; the store that does as it is told shows it in what is read afterwards.
+ATTACKS: dict[str, Callable[[Seen], bool]] = {
+    "delete": lambda seen: seen.method == "DELETE",
+    "delete-many": lambda seen: seen.method == "POST" and seen.path.endswith("?delete"),
+    "shorten": is_locking,
+    "overwrite": lambda seen: seen.method == "PUT" and "?" not in seen.path,
+    "overwrite-in-parts": lambda seen: seen.method == "POST" and "uploadId=" in seen.path,
+    "delete-uploaded-in-parts": lambda seen: seen.method == "DELETE",
+    "delete-compliance": lambda seen: seen.method == "DELETE",
+    "shorten-compliance": is_locking,
+    "delete-held": lambda seen: seen.method == "DELETE",
+}
+GONE = error(404, b"<Error><Code>NoSuchVersion</Code><Message>gone</Message></Error>")
+OTHER = b"An object that came later."
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_each_weakness_is_found_under_its_name(place: Place, proxy: Proxy, name: str) -> None:
+    """The store keeps every lock but one: what that attempt asks for it does."""
+    asked = [2 if name == "overwrite" else 1]  # the first put is the object itself
+    soon = (datetime.now(UTC) + timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def weak(seen: Seen, answer: Answer) -> Answer:
+        if ATTACKS[name](seen) and (f"/probe/{name}/" in seen.path or name == "delete-many"):
+            asked[0] -= 1
+        if asked[0] > 0 or f"/probe/{name}/" not in seen.path or seen.method not in ("GET", "HEAD"):
+            return answer
+        if name.startswith("shorten"):
+            date = {"x-amz-object-lock-retain-until-date": soon}
+            kept = {key: value for key, value in answer.headers.items() if key.lower() not in date}
+            return replace(answer, headers=kept | date)
+        if name.startswith("overwrite"):
+            return replace(answer, body=OTHER, headers=answer.headers | {"Content-Length": str(len(OTHER))})
+        return GONE
+
+    proxy.after = weak
+    assert probed(place, proxy) - {"bypass"} == {name}
+
+
+def test_lock_headers_that_are_dropped_are_made_up_for(place: Place, proxy: Proxy) -> None:
+    """As RGW does on uploads in parts: a put that reads no lock back sets it, and then it holds."""
+    assert probed(place, proxy, "PutObject", forget) <= {"bypass"}
+    assert proxy.count(is_locking) > len(ATTEMPTS)
+
+
+@pytest.mark.parametrize("body", [b"", DENIED], ids=["nothing", "an error"])
+def test_a_lock_that_is_answered_with_200_and_not_set_is_found(place: Place, proxy: Proxy, body: bytes) -> None:
+    proxy.before = times(1000, error(200, body), is_locking)
+    found = probed(place, proxy, "PutObject", forget)
+    assert found >= LOCKED - {"delete-uploaded-in-parts"}
+
+
+def test_an_upload_that_is_answered_with_200_and_an_error_is_found(place: Place, proxy: Proxy) -> None:
+    completes = ATTACKS["overwrite-in-parts"]
+    proxy.before = times(1000, error(200, DENIED), lambda seen: completes(seen) and "-uploaded-" in seen.path)
+    assert probed(place, proxy) - {"bypass"} == {"delete-uploaded-in-parts"}
+
+
+@pytest.mark.parametrize("what", ["other bytes", "half of them", "the connection closes"])
+def test_a_probe_finds_bytes_that_are_not_those_that_were_locked(place: Place, proxy: Proxy, what: str) -> None:
     def other(seen: Seen, answer: Answer) -> Answer:
-        if seen.method == "GET" and "/probe/delete/" in seen.path and answer.status == 200 and len(answer.body) > 3:
-            answer.body = bytes(reversed(answer.body))
-        return answer
+        if seen.method != "GET" or "/probe/delete/" not in seen.path or answer.status != 200 or len(answer.body) < 4:
+            return answer
+        if what == "other bytes":
+            return replace(answer, body=bytes(reversed(answer.body)))
+        half = answer.body[: len(answer.body) // 2]
+        said = (
+            answer.headers if what == "the connection closes" else answer.headers | {"Content-Length": str(len(half))}
+        )
+        return replace(answer, body=half, headers=said)
 
     proxy.after = other
-    assert "delete" in probed(place, proxy)
+    assert probed(place, proxy) - {"bypass"} == {"delete"}
+
+
+def test_a_store_that_is_slow_is_probed_or_said_not_to_answer(place: Place, proxy: Proxy) -> None:
+    def slow(seen: Seen) -> str:
+        if "/probe/delete/" in seen.path:
+            time.sleep(0.3)
+        return "forward"
+
+    proxy.before = slow
+    assert probed(replace(place, read_timeout=2.0), proxy) <= {"bypass"}
+    begun = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match="does not answer"):
+        probed(replace(place, read_timeout=0.1, attempts=2), proxy)
+    assert time.monotonic() - begun < 5
 
 
 def test_a_store_that_says_yes_and_keeps_the_lock_is_whole(place: Place, proxy: Proxy) -> None:
