@@ -56,7 +56,8 @@ def rebuild(settings: Settings, trusts: Sequence[Verifier], now: datetime, tell:
     safe = open_safe(settings.keys, now, may_create=False)
     with copied(settings.root) as folder:
         published = history.fetch(vault, folder, trusts, settings.vault_threads, telling("published entries"))
-        with empty_catalog(settings) as conn:
+        with catalog(settings) as conn:
+            refuse_used(conn)
             history.load(conn, published, telling("events"))
             staging.make(conn)
             problems = staging.look(conn, vault, settings.vault_threads, telling("descriptor objects"))
@@ -75,22 +76,21 @@ def copied(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def empty_catalog(settings: Settings) -> Iterator[Connection]:
-    """One transaction of the owner in a catalog that was migrated and holds nothing. Raises Refused for any other."""
+def catalog(settings: Settings) -> Iterator[Connection]:
+    """One transaction of the owner in a catalog that was migrated, one recovery at a time. Raises Refused."""
     database.prepare(settings.database_url, settings.database_owner_url)
     url = settings.database_owner_url or settings.database_url
     try:
         with psycopg.connect(url, connect_timeout=5, options="-c timezone=UTC") as conn:
-            _refuse_used(conn)
+            if conn.execute("SELECT pg_try_advisory_xact_lock(hashtext('muniment recovery'))").fetchone() != (True,):
+                raise Refused("refusing to recover twice at once: another process is at it. Wait for it.")
             yield conn
     except psycopg.Error as error:
         raise database.in_words(url, error, database.OWNER) or error from error
 
 
-def _refuse_used(conn: Connection) -> None:
-    """One recovery at a time, into a catalog that was never used."""
-    if conn.execute("SELECT pg_try_advisory_xact_lock(hashtext('muniment recovery'))").fetchone() != (True,):
-        raise Refused("refusing to recover twice at once: another process is at it. Wait for it.")
+def refuse_used(conn: Connection) -> None:
+    """Into a catalog that was never used. Raises Refused."""
     row = conn.execute(
         "SELECT (SELECT size FROM ledger_head), (SELECT count(*) FROM records), (SELECT count(*) FROM pseudonyms)"
     ).fetchone()

@@ -5,8 +5,9 @@ Rules of this module: those of the package, and
 - The newest recovery point that is whole is taken; one that is not is passed over, and said. The point gives what the
   history does not tell; the ledger, published in the second vault up to its last event, gives the rest. So what was
   destroyed or held after the point stays destroyed and held.
-- Objects are copied before the catalog commits, each by the digest that its event has. Cut anywhere, the catalog is
-  empty still; the same is run again, and copies what is not there yet.
+- Objects are copied before the catalog commits, each by the digest that its event has. Cut off before that, the
+  catalog is empty still; cut off after it, the catalog stands as the last of its events says. Either way the same is
+  run again, copies what is not there yet, and ends as if nothing had been.
 - A record whose content or key is in no copy is lost, and the history says so. What was destroyed is never copied.
 - At the end everything is verified; how long it took, what is lost and what came back that was destroyed is counted.
 """
@@ -37,13 +38,13 @@ from retention.model import AgentKind
 from retention.private_files import write_private
 from retention.recovery import history, staging, tables, telling
 from retention.recovery.history import Published
-from retention.recovery.rebuilding import Teller, copied, empty_catalog
+from retention.recovery.rebuilding import Teller, catalog, copied, refuse_used
 from retention.roots import read_root
 from retention.seal import Bucket, Safe, open_safe, opens
 from retention.tlog.note import Verifier
 from retention.vault import ensure_vault, open_vault
 from retention.vault.base import Vault
-from retention.vault.transfer import Wanted, transfer
+from retention.vault.transfer import Wanted, missing, transfer
 from retention.verification import Verification
 from retention.verification.tables import tell_history, tell_more
 
@@ -132,19 +133,21 @@ def restore(
         published = history.fetch(source, folder, trusts, threads, telling_of("published entries"))
         chosen, passed_over = _choose(source, published, point)
         safe = _safe(settings, source, clock())
-        with empty_catalog(settings) as conn:
+        with catalog(settings) as conn:
             found = Restored(chosen.id, chosen.time, published.size, published.size - chosen.size)
             found.passed_over = passed_over
-            history.load(conn, published, telling_of("events"))
-            staging.make(conn)
-            staging.load(conn, source, chosen)
-            found.problems += map(str, staging.look(conn, source, threads, telling_of("descriptor objects")))
-            tell_history(conn, ())
-            found.problems += map(str, staging.open_days(conn, source, safe))
-            tables.fill(conn, safe, chosen.size, clock(), _former(source, chosen, safe))
-            agent = _agent(conn, safe, settings, clock())
-            _bring(conn, source, target, agent, found, settings.vault_threads, only, clock(), telling_of("objects"))
-            _put_ledger(target, published, clock())
+            if not _stands(conn, target, found):
+                refuse_used(conn)
+                history.load(conn, published, telling_of("events"))
+                staging.make(conn)
+                staging.load(conn, source, chosen)
+                found.problems += map(str, staging.look(conn, source, threads, telling_of("descriptor objects")))
+                tell_history(conn, ())
+                found.problems += map(str, staging.open_days(conn, source, safe))
+                tables.fill(conn, safe, chosen.size, clock(), _former(source, chosen, safe))
+                agent = _agent(conn, safe, settings, clock())
+                _bring(conn, source, target, agent, found, threads, only, clock(), telling_of("objects"))
+                _put_ledger(target, published, clock())
     with open_archive(settings, clock()) as archive:
         if not drill:
             locks.drain(archive, clock())
@@ -203,6 +206,42 @@ def _unfit(point: Point, published: Published) -> str | None:
     if point.index.migrations != ours:
         return "it is of another version of Muniment. Install that version, restore, and migrate then."
     return None
+
+
+# What the last restore did, as its event says, if nothing has happened since.
+_DONE = """
+SELECT e.detail FROM (SELECT position, convert_from(entry, 'UTF8')::jsonb -> 'detail' AS detail FROM events
+                       WHERE type = 'rec') AS e
+ WHERE e.detail ? 'restored' AND NOT EXISTS (
+       SELECT FROM events n WHERE n.position > e.position AND NOT (
+              n.type = 'rec' AND convert_from(n.entry, 'UTF8')::jsonb -> 'detail' ? 'unrecovered'))
+"""
+_LOST = """
+SELECT DISTINCT unnest(subjects) FROM history
+ WHERE type = 'rec' AND detail ->> 'lost' IN ('record', 'quarantined') AND position >= %s ORDER BY 1
+"""
+
+
+def _stands(conn: Connection, target: Vault, found: Restored) -> bool:
+    """Whether the catalog is what a restore from this very point has made of it, and nobody has worked in it since:
+    then it was cut off after that, and goes on. What it did is in `found` then."""
+    row = conn.execute(_DONE).fetchone()
+    if row is None or row[0]["point"] != str(found.point):
+        return False
+    done, before = row[0], found.size - found.since
+    found.size, found.since, found.records = done["restored"], done["restored"] - before, done["records"]
+    tell_history(conn, ())
+    found.lost = [one[0] for one in conn.execute(_LOST, (found.size,))]
+    (found.resurrected,) = conn.execute(_RESURRECTED).fetchone() or (0,)
+    every = sql.SQL("SELECT key, version, bytes, sha256 FROM ({}) AS o ORDER BY key").format(sql.SQL(points.OBJECTS))
+    with conn.cursor(name="every") as cursor:
+        cursor.execute(every, {"left_out": [], "only": None})
+        for one, there in missing(target, (Wanted(*row) for row in cursor)):
+            if there is None:
+                found.left += 1
+            else:
+                found.objects, found.bytes = found.objects + 1, found.bytes + one.size
+    return True
 
 
 # ---------------------------------------------------------------- keys
