@@ -2,7 +2,7 @@
 
     publish     what the ledger has since yesterday is signed and published
     verify      events, tables, sealed lines and keys against each other and against what was signed
-    fixity      a share of the documents is read again, those first that were read longest ago
+    fixity      a share of the documents is read again, and of the keys unwrapped, the longest ago first
     reconcile   locks and legal holds are set where they wait, and compared with what the vault says
     probe       whether the store keeps what it is told to lock: tried on objects to throw away
 
@@ -47,11 +47,11 @@ def verify() -> dict[str, int]:
 
 @task(retries=2, retry_delay=RETRY, trigger_rule="all_done")
 def fixity() -> dict[str, int]:
-    """Tonight's share of the documents."""
+    """Tonight's share of the documents and of the keys."""
     share = get_current_context()["params"]["share"]
     done = run(["fixity", "run", "--share", str(share)])
-    refuse(done["damaged"], "documents are damaged")
-    return {"read": done["read"], "bytes": done["bytes"]}
+    refuse(done["damaged"] | done["keys"]["damaged"], "documents or keys are damaged")
+    return {"read": done["read"], "bytes": done["bytes"], "keys": done["keys"]["unwrapped"]}
 
 
 @task(retries=2, retry_delay=RETRY, trigger_rule="all_done")

@@ -11,7 +11,9 @@ import typer
 
 from retention.cli.command import answer, now, opened, progress, table
 
-fixity_app = typer.Typer(no_args_is_help=True, help="Fixity: documents read again and compared with their digests.")
+fixity_app = typer.Typer(
+    no_args_is_help=True, help="Fixity: documents read again and compared with their digests, keys unwrapped."
+)
 vault_app = typer.Typer(no_args_is_help=True, help="The vault: what policy asked of it, and what it does.")
 
 
@@ -22,24 +24,33 @@ def fixity_run(
         float, typer.Option(min=0.0, max=100.0, metavar="PERCENT", help="How many, those read longest ago first.")
     ] = 2.0,
 ) -> None:
-    """Read a share of all documents again: two percent a night read each within fifty nights.
+    """Read a share of all documents again, and unwrap that share of all keys: two percent a night is all in fifty.
 
-    What is damaged is healed from a second vault that has it whole. Exits 1 if one is damaged still, and names it."""
-    from retention import fixity
+    What is damaged is healed from a second vault that has it whole. Exits 1 if one is damaged still, or a key does not
+    unwrap, and names it."""
+    from retention import fixity, unwrapping
 
     with opened(context.obj) as archive, progress("documents read") as show:
         done = fixity.run(archive, share / 100, now, show)
+        tested = unwrapping.run(archive, share / 100, now)
     damaged = {str(subject): why for subject, why in sorted(done.damaged.items())}
     healed = {str(subject): name for subject, name in sorted(done.healed.items())}
 
+    broken = {str(subject): why for subject, why in sorted(tested.damaged.items())}
+
     def people() -> None:
+        for subject, why in broken.items():
+            print(f"{subject}: {why}")
         for subject, why in damaged.items():
             print(f"{subject}: {why}" + (f" Healed from {healed[subject]}." if subject in healed else ""))
         said = f"{len(damaged) or 'none'} damaged, {len(healed) or 'none'} healed"
         print(f"{done.read:,} documents read, {done.bytes:,} bytes: {said}")
+        print(f"{tested.keys:,} keys unwrapped, {len(broken) or 'none'} damaged")
 
-    answer(context.obj, {"read": done.read, "bytes": done.bytes, "damaged": damaged, "healed": healed}, people)
-    if done.left:
+    keys = {"unwrapped": tested.keys, "buckets": tested.buckets, "damaged": broken}
+    value = {"read": done.read, "bytes": done.bytes, "damaged": damaged, "healed": healed, "keys": keys}
+    answer(context.obj, value, people)
+    if done.left or broken:
         raise typer.Exit(1)
 
 

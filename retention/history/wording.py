@@ -557,6 +557,11 @@ SHAPES = (
     ),
     Shape("enc", "root kept replaces", "the key safe was sealed to another root key, {root}, kept in {kept}"),
     Shape("del", "root_keys", "{root_keys} former root keys left the key safe | nothing that is kept needs them"),
+    Shape("dec", "keys", "{keys} keys, of this bucket and those tested with it, were unwrapped: each as it was"),
+    Shape(
+        *("dec", "bucket keys_damaged", "{keys_damaged} keys of bucket {bucket} did not unwrap, or had no bucket key"),
+        failed=True,
+    ),
     Shape("dec", "drill escrowed", "the copy of the root key that people keep was tried, and opened the archive"),
     Shape("rep", "holders threshold", "{holders} people got a share of the root key | {threshold} of them make it"),
     Shape("del", "queries", "the words of {queries} searches were destroyed | their term had ended"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from retention.reports import continuity, store
+from retention.reports import continuity, opening, store
 from retention.reports.continuity import Continuity
 from retention.reports.model import (
     Assured,
@@ -32,6 +32,7 @@ from retention.reports.model import (
     Status,
     Written,
 )
+from retention.reports.opening import Opening
 from retention.reports.store import Store
 
 BACKLOG = timedelta(hours=24)  # requirements: a queue of locks older than this is red
@@ -73,6 +74,7 @@ class Facts:
     assured: Assured | None = None
     continuity: Continuity | None = None
     store: Store | None = None
+    opening: Opening | None = None
 
 
 def check(facts: Facts) -> tuple[Check, ...]:
@@ -115,6 +117,8 @@ def check(facts: Facts) -> tuple[Check, ...]:
     found += continuity.checks(facts.continuity, facts.now) if facts.continuity else []
     if facts.store and (kept := store.check(facts.store, facts.now)):
         found.append(kept)
+    if facts.opening:
+        found.append(opening.check(facts.opening, facts.now))
     return tuple(sorted(found, key=lambda made: order.index(made.status)))
 
 

@@ -18,7 +18,7 @@ from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.errors import NotFound
 from retention.model import new_id
-from retention.reports import ceilings, continuity, evidence, frozen, holdings, incoming, persons, plans, store
+from retention.reports import ceilings, continuity, evidence, frozen, holdings, incoming, opening, persons, plans, store
 from retention.reports.checks import Facts, check, long_date, summary
 from retention.reports.lists import Collector
 from retention.reports.model import (
@@ -108,6 +108,7 @@ def compile_report(
             assured=evidence.assured(collect.conn, now),
             continuity=continuity.continuity(collect.conn, schedule, archive.safe.root.id),
             store=store.store(collect.conn),
+            opening=opening.opening(collect),
             defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),
             frozen=under_hold,

@@ -42,6 +42,7 @@ from retention import (
     requests,
     runs,
     triggers,
+    unwrapping,
     verification,
 )
 from retention.aggregations import Aggregation
@@ -129,6 +130,7 @@ PLACES = {
     "requests/register": {"close", "enter", "extend", "lift"},
     "runs": {"close", "interrupt", "observe", "start"},
     "triggers/recording": {"record"},
+    "unwrapping": {"_enter"},
     "verification/__init__": {"enter"},
 }
 
@@ -405,6 +407,13 @@ def _night(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -
         path.write_bytes(there)
         assert fixity.run(archive, 1.0, clock).damaged.keys() == ({ids["kept"]} if there != content else set())
     path.chmod(0o400)
+    for damaged in (False, True, False):
+        with transaction(archive.connections) as conn:
+            turn = "UPDATE subject_keys SET wrapped = set_byte(wrapped, 0, get_byte(wrapped, 0) # 1) "
+            conn.execute(f"{turn} WHERE subject_id = %s AND %s".encode(), (ids["kept"], damaged))
+        assert unwrapping.run(archive, 1.0, clock).damaged.keys() == ({ids["kept"]} if damaged else set())
+        with transaction(archive.connections) as conn:
+            conn.execute(f"{turn} WHERE subject_id = %s AND %s".encode(), (ids["kept"], damaged))
     with transaction(archive.connections) as conn:
         ((held, key, version),) = conn.execute(
             "SELECT record_id, 'records/' || record_id || '/' || encode(sealed_sha256, 'hex'), version "
