@@ -327,7 +327,8 @@ def test_nothing_is_restored_without_what_it_needs(machines: tuple[Site, Site], 
     aside.rename(schedule)
     found = restore(new.settings, new.second, (), clock)
     again = restore(new.settings, new.second, (), clock)  # as if it had been cut off at its end
-    assert replace(again, seconds=found.seconds, verified=found.verified) == found and again.verified.ok
+    same = replace(again, copied=found.copied, seconds=found.seconds, verified=found.verified)
+    assert same == found and again.verified.ok and again.copied == 0
     with open_archive(new.settings, clock()) as archive:
         capture_all(archive, [Document("LONG", "the next")], clock, new.folder / "in")
     with pytest.raises(Refused, match="a catalog that is in use"):
