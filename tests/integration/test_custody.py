@@ -8,17 +8,22 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
+from moto.kms.models import KmsBackend
+from typer.testing import CliRunner
 
 from retention import backup, custody, private_files, reports, seal, verification
 from retention.archive import Archive, open_archive
 from retention.backup import pruning
+from retention.cli import app
 from retention.config import BackupVault, Settings
-from retention.errors import Damaged, Refused, UsageError
+from retention.errors import Damaged, NotFound, Refused, UsageError
 from retention.history import keys, publishing
 from retention.seal import open_safe
 from tests.archive_builder import Document, capture_all, load
@@ -165,6 +170,28 @@ def test_kms_and_back(archive: Archive, clock: Clock, monkeypatch: pytest.Monkey
     whole(archive, clock)
 
 
+def test_kms_is_typed(place: Place, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = place.settings
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "eu-central-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    said: Any = {"Error": {"Code": "KMSInvalidStateException", "Message": "pending deletion."}, "ResponseMetadata": {}}
+    with mock_aws():
+        key = boto3.client("kms").create_key(KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["Arn"]
+        with pytest.raises(NotFound, match="there is none of that name"):
+            typed(at, "key", "root", "--kms", "alias/none")
+        first = typed(at, "key", "root", "--kms", key)
+        assert first["kept_in"] == f"kms:{key}" and first["waits"] == {}
+        second = typed(at, "key", "rotate")  # kept where it is kept
+        assert second["kept_in"] == f"kms:{key}" and second["replaced"] == first["root"] != second["root"]
+        with (
+            patch.object(KmsBackend, "decrypt", side_effect=ClientError(said, "Decrypt")),
+            pytest.raises(Refused, match="cancel its deletion"),
+        ):
+            typed(at, "key", "list")
+        assert typed(at, "key", "root", "--file")["kept_in"] == "file"
+    assert len(typed(at, "key", "list")["former"]) == 3
+
+
 # ---------------------------------------------------------------- former roots
 
 
@@ -173,7 +200,6 @@ def test_a_former_root_goes_when_nothing_needs_it(archive: Archive, clock: Clock
     sealed = archive.safe.seal(b"locked")
     custody.rotate(archive, clock)
     assert backup.run(archive, "disk", clock).problems == []
-    assert custody.forget(archive, clock) == []  # its term has not passed,
     late = later(clock)
     assert custody.forget(archive, late) == []  # an old copy of the safe is sealed to it,
     pruning.prune(archive, "disk", late())
@@ -184,6 +210,7 @@ def test_a_former_root_goes_when_nothing_needs_it(archive: Archive, clock: Clock
     assert custody.forget(archive, late) == []  # and so is what a lock keeps
     assert archive.safe.open(path.read_bytes(), "x") == b"locked"
     path.write_bytes(archive.safe.seal(b"locked"))
+    assert custody.forget(archive, clock) == []  # its term has not passed
     assert custody.forget(archive, late) == [first]
     assert custody.forget(archive, late) == []
     assert [one["root_keys"] for one in told(archive, "del") if "root_keys" in one] == [1]
@@ -240,6 +267,27 @@ def test_escrow_is_told_and_grows_stale(archive: Archive, clock: Clock, tmp_path
     custody.escrow(archive, 2, 2, tmp_path / "newer", clock)
     assert escrow(archive, clock)[0] == "green"
     assert escrow(archive, lambda: clock() + timedelta(days=400))[0] == "amber"  # nobody tried them
+
+
+def test_what_people_are_shown(place: Place, typed: Typed, tmp_path: Path) -> None:
+    """What is in use and what may go; never a secret."""
+    at, shares = place.settings, tmp_path / "shares"
+    typed(at, "key", "list")  # and from here on commands work there
+    secrets = [(at.keys / "root.key").read_text().strip()]
+
+    def said(*arguments: str, code: int = 0) -> str:
+        found = CliRunner().invoke(app, ["key", *arguments])
+        assert found.exit_code == code, found.output
+        return found.output
+
+    shown = [said("list"), said("escrow", "--holders", "3", "--threshold", "2", "--into", str(shares)), said("list")]
+    shown += [said("rotate"), said("list"), said("rekey"), said("recover", str(shares), "--into", str(tmp_path / "k"))]
+    secrets += [(at.keys / "root.key").read_text().strip()]
+    secrets += [" ".join(path.read_text().split()[-33:])[:40] for path in shares.iterdir()]
+    assert not any(secret in output for secret in secrets for output in shown)
+    assert "nobody has shares of it" in shown[0] and "any 2 make it" in shown[1]
+    assert "3 shares of it, made" in shown[2] and "are of the former one: muniment key escrow" in shown[3]
+    assert "3 shares of a root before it" in shown[4] and "needed by copies of the safe in disk" in shown[4]
 
 
 def test_a_drill_with_the_shares(
