@@ -271,8 +271,9 @@ def _safe(settings: Settings, source: Vault, now: datetime) -> Safe:
             content = file.read()
         if not opens(root.secret, content):
             raise Damaged(
-                f"{source.url}: {newest}, the newest copy of the key safe, does not open with root key {root.id}, "
-                f"which was replaced since, or is of another archive. Put a newer one into {settings.keys}/root.key."
+                f"{source.url}: {newest}, the newest copy of the key safe, does not open with root key {root.id}. It "
+                "is sealed to a later one (shares and copies grow stale), to an earlier one where no backup ran since, "
+                f"or of another archive. Put the one that belongs to it into {settings.keys}/root.key."
             )
         write_private(path, content)
     return open_safe(settings.keys, now, may_create=False)
