@@ -25,6 +25,7 @@ from retention.cli import (
     backup,
     disposition,
     events,
+    exporting,
     holds,
     keys,
     ledger,
@@ -69,6 +70,7 @@ app.add_typer(events.suspension_app, name="suspension")
 app.add_typer(holds.app, name="hold")
 app.add_typer(requests.app, name="request")
 app.command("destroyed")(requests.destroyed)
+app.command("export")(exporting.export)
 app.add_typer(disposition.app, name="disposition")
 app.add_typer(approvals.app, name="approval")
 app.add_typer(ledger.app, name="ledger")

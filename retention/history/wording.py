@@ -318,6 +318,15 @@ def _handed_out(d: Detail, known: Known) -> Words:
     return Words(f"handed out{to} in the package {d['package']}: {of}; digest {d['digest']}", f"for {d['purpose']}")
 
 
+def _exported(d: Detail, known: Known) -> Words:
+    to = f" to “{known.name(d['recipient'])}”" if "recipient" in d else ""
+    among = f", with {count(d['records'] - 1, 'other record')}" if d["records"] > 1 else ""
+    if d["export"] == "key":
+        gone = "that copy can be opened when the key here is destroyed"
+        return Words(f"handed out{to}, sealed, with the key that opens it{among}", code(d["why"]), gone)
+    return Words(f"handed out{to} as a file{among}", code(d["why"]))
+
+
 def _read(d: Detail, _: Known) -> Words:
     query = f"; the words of the search are sealed as {d['query']}" if "query" in d else ""
     among = f", with {count(d['shown'] - 1, 'other record')}" if d["shown"] > 1 else ""
@@ -545,6 +554,8 @@ SHAPES = (
     # handed out, looked at
     Shape("exp", _PACKAGE, _handed_out),
     Shape("dis", f"{_PACKAGE} recipient", _handed_out),
+    Shape("dis", "export records why", _exported, may="recipient"),
+    Shape("dis", "export records", "it could not be handed out, or nobody knows that it was", failed=True),
     Shape("dis", "read shown why", _read, may="query query_commitment"),
     Shape("del", "orphans bytes keys_sha256", "{orphans} objects that no capture had ended were erased from the vault"),
     Shape(

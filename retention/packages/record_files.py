@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,11 @@ class Source:
     length: int
     line_sha256: bytes
     key: RecordKey
+
+    @property
+    def object(self) -> str:
+        """The key of its sealed document in the vault."""
+        return f"records/{self.record_id}/{self.sealed_sha256.hex()}"
 
 
 # ---------------------------------------------------------------- from the catalog
@@ -190,7 +196,7 @@ class _Writing(io.RawIOBase):
 
 def native(archive: Archive, source: Source, target: Path, path: str) -> File:
     """The document, opened from the vault into `target`. Raises Damaged, NotFound; the file is then to be removed."""
-    name = f"records/{source.record_id}/{source.sealed_sha256.hex()}"
+    name = source.object
     with archive.vault.open(name, source.version) as stream, durable(target) as file:
         sealed, opened = _Reading(stream), _Writing(file)
         try:
@@ -201,11 +207,24 @@ def native(archive: Archive, source: Source, target: Path, path: str) -> File:
             raise Damaged(f"{name}: {error}. Heal it from a replica.") from None
         while sealed.read(CHUNK):
             pass
-    if (found := sealed.digest.digest()) != source.sealed_sha256:
-        raise Damaged(f"{name}: the sealed bytes have SHA-256 {found.hex()}. Heal it from a replica.")
+    _refuse_changed(source, sealed.digest.digest())
     if source.key.commitment(opened.sha256.digest()) != source.commitment:
         raise Damaged(f"{name}: opens to other bytes than were captured. The catalog or the vault was changed.")
     return File(path, opened.size, opened.sha256.digest(), opened.sha512.digest())
+
+
+def sealed(archive: Archive, source: Source, target: Path, path: str) -> File:
+    """The sealed object as it is, into `target`. Raises Damaged, NotFound; the file is then to be removed."""
+    with archive.vault.open(source.object, source.version) as stream, durable(target) as file:
+        copied = _Writing(file)
+        shutil.copyfileobj(stream, cast(BinaryIO, copied), CHUNK)
+    _refuse_changed(source, copied.sha256.digest())
+    return File(path, copied.size, copied.sha256.digest(), copied.sha512.digest())
+
+
+def _refuse_changed(source: Source, found: bytes) -> None:
+    if found != source.sealed_sha256:
+        raise Damaged(f"{source.object}: the sealed bytes have SHA-256 {found.hex()}. Heal it from a replica.")
 
 
 def put(target: Path, path: str, blocks: Iterable[bytes]) -> File:

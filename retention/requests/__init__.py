@@ -369,5 +369,7 @@ def recipients(conn: Connection, archive: Archive, records: Sequence[UUID]) -> R
     known = [found.personal_data for row in classes if (found := schedule.record_class(row[0])) is not None]
     named = dict.fromkeys(name for data in known if data is not None for name in data.recipients)
     told = disclosures.accounting(conn, archive, records, None)
-    to = dict.fromkeys(one.recipient or f"not recorded: {one.package}" for one in told if one.exempt is None)
+    to = dict.fromkeys(
+        one.recipient or f"not recorded: {one.package or one.purpose}" for one in told if one.exempt is None
+    )
     return Recipients(tuple(named), tuple(to))

@@ -9,6 +9,8 @@ Rules of this module:
 - A transfer is one disclosure: that each record left with it is not told again.
 - To whom: the pseudonym in the event, resolved for whoever looks now; of a production, the matter and authority of
   its hold; of a transfer, the receiver that acknowledged it. What cannot be said is None, never guessed.
+- A record that was exported as a file is listed with its reason: where nobody said to whom, nobody knows how far it
+  went. What could not be handed out went to nobody.
 - What was given to the person herself is listed and marked as exempt (164.528(a)(1)(ii)).
 """
 
@@ -66,8 +68,12 @@ def accounting(conn: Connection, archive: Archive, subjects: Sequence[UUID], fir
             GROUP BY e.position ORDER BY e.position""",
         {"ids": list(subjects), "first": first},
     ).fetchall()
-    events = [(*row[:3], json.loads(bytes(row[3]))["detail"], row[4] or (), row[5] or ()) for row in rows]
-    events = [one for one in events if "read" not in one[3]]
+    entries = [(row, json.loads(bytes(row[3]))) for row in rows]
+    events = [
+        (*row[:3], entry["detail"], row[4] or (), row[5] or ())
+        for row, entry in entries
+        if "read" not in entry["detail"] and entry["outcome"] == "success"
+    ]
     told = {_plan(detail) for _, _, kind, detail, *_ in events if kind == "ipc"}
     events = [one for one in events if one[2] != "tra" or _plan(one[3]) not in told]
     whom = _recipients(conn, archive, [detail for _, _, _, detail, *_ in events])
@@ -77,7 +83,7 @@ def accounting(conn: Connection, archive: Archive, subjects: Sequence[UUID], fir
             at=at,
             event=kind,
             recipient=whom.get(_key(detail)),
-            purpose=detail.get("purpose", _PURPOSES[kind]),
+            purpose=detail.get("purpose") or detail.get("why") or _PURPOSES[kind],
             package=detail.get("package"),
             records=tuple(records),
             classes=tuple(classes),

@@ -47,13 +47,14 @@ from retention import (
 )
 from retention.aggregations import Aggregation
 from retention.archive import Archive, open_archive
-from retention.backup import checking, points, pruning
+from retention.backup import checking, points, pruning, reach
 from retention.cli import _print_life
 from retention.config import BackupVault, Settings
 from retention.database import transaction
 from retention.disposition import execution, proposing, rejected, reviewing, transfers
 from retention.disposition.reviewing import Decided, Decision, Selection
 from retention.errors import NotFound, Refused
+from retention.exporting import Place, export
 from retention.history import keys, wording
 from retention.history.life import Life, life
 from retention.history.offline import Problem
@@ -101,6 +102,7 @@ PLACES = {
     "backup/__init__": {"_enter", "join", "leave"},
     "backup/checking": {"_enter"},
     "backup/pruning": {"_enter"},
+    "backup/reach": {"_enter"},
     "approvals": {"_enrol", "end", "propose", "revoke_approved", "sign"},
     "capture": {"_events"},
     "custody": {"_enter", "_enter_gone", "escrow"},
@@ -112,6 +114,7 @@ PLACES = {
     "disposition/rejected": {"sweep", "take_effect"},
     "disposition/reviewing": {"_lapse", "_progress", "_word", "approved", "review"},
     "disposition/transfers": {"acknowledge", "give_up"},
+    "exporting": {"_events"},
     "fixity": {"_enter", "_heal"},
     "history/keys": {"_introduce"},
     "holds/__init__": {"_held", "_joined", "_too_late", "place", "review", "take_effect"},
@@ -216,6 +219,7 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     for kept in (None, "it is gone"):
         store: Any = SimpleNamespace(probe=lambda kept=kept: {"delete": kept})
         assert probing.probe(replace(archive, vault=store), clock()).failed == (["delete"] if kept else [])
+    assert reach.prove(archive, ids["plan"], lambda: clock() + timedelta(days=8)).certificate_id
     return ids
 
 
@@ -302,6 +306,13 @@ def _holds(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -
         conn.execute("UPDATE records SET state = 1 WHERE record_id = %s", (ids["kept"],))
     holds.review(archive, static, date(2098, 1, 1), clock())
     production.produce(archive, static, folder / "produced", clock)
+    both, lawsuit = [ids["letter"], ids["kept"]], Reader("lawsuit", clock())
+    export(archive, both, Place(folder / "files"), lawsuit, "Adv. Peretz")
+    export(archive, both, Place(folder / "sealed", keys=folder / "opens"), lawsuit)
+    (content,) = (folder / "vault" / "records" / str(ids["newer"])).iterdir()
+    content.rename(folder / "away")
+    assert export(archive, [ids["newer"]], Place(folder / "newer"), lawsuit).findings
+    (folder / "away").rename(content)
     release(archive, static, clock)
     release(archive, dynamic, clock)
 
@@ -485,6 +496,8 @@ def _are_told(archive: Archive, ids: dict[str, UUID]) -> None:
         "letter": (
             "(“Levi v. Cohen”)",
             "handed out to “Rina Zilberquist”",
+            "handed out to “Adv. Peretz” as a file, with 1 other record",
+            "handed out, sealed, with the key that opens it",
             "restricted: stored",
             "found by a search, with 1 other record",
         ),
