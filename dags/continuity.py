@@ -3,6 +3,7 @@
     continuity          nightly, in each second vault:
         backup          what is missing there is copied, and a signed point names all of it
         prune           points that the schedule does not keep go, with what nothing else needs
+        prove           that no point opens what was destroyed longer ago than copies of the key safe are kept
         check           signatures, pages, the ledger and every object's size; of a share of the objects the bytes
     continuity_drill    weekly: the newest point of each is restored where nobody works, verified and timed
 
@@ -53,6 +54,16 @@ def prune() -> dict[str, int]:
 
 
 @task(retries=2, retry_delay=RETRY, trigger_rule="all_done")
+def prove() -> dict[str, int]:
+    """Plans whose term is over, each with a certificate."""
+    skip_without_vault()
+    done = run(["disposition", "prove"])["plans"]
+    found = {f"plan {one['plan_id']} {n}": said for one in done for n, said in enumerate(one["problems"])}
+    refuse(found, "things stand in the way of a proof that destruction reached the recovery points")
+    return {"proved": len(done)}
+
+
+@task(retries=2, retry_delay=RETRY, trigger_rule="all_done")
 def check() -> dict[str, int]:
     """Could they be restored."""
     skip_without_vault()
@@ -88,7 +99,7 @@ with DAG(
     tags=["muniment"],
     doc_md=__doc__,
 ):
-    steps = [backup(), prune(), check()]
+    steps = [backup(), prune(), prove(), check()]
     chain(*steps)
     conclude(steps)
 

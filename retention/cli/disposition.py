@@ -315,6 +315,52 @@ def disposition_certificate(
     answer(context.obj, stated, people)
 
 
+@app.command("prove")
+def disposition_prove(
+    context: typer.Context,
+    plan: Annotated[str | None, typer.Argument(help="All that can be proved now, without one.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the signed file of that plan.")] = None,
+) -> None:
+    """That what a plan destroyed cannot be opened from any recovery point either; a certificate of it.
+
+    Once the term of the key safe's copies, seven days, is over. Exits 1 if something opens, and names it."""
+    from retention.backup import reach
+    from retention.disposition import evidence
+
+    _refuse_as_of(context.obj)
+    if output is not None and plan is None:
+        raise UsageError("--output: expected the plan whose certificate is to be written beside it.")
+    with opened(context.obj) as archive:
+        ids = [identifier(plan)] if plan else reach.due(archive, now())
+        found = [reach.prove(archive, one, now) for one in ids]
+        if output is not None and found[0].certificate_id is not None:
+            output.write_bytes(evidence.read(archive, found[0].certificate_id))
+    value = [
+        {
+            "plan_id": str(one.plan_id),
+            "certificate_id": one.certificate_id and str(one.certificate_id),
+            "records": one.records,
+            "points": sum(vault.points for vault in one.vaults),
+            "points_with_content": sum(vault.holding for vault in one.vaults),
+            "control": one.control and str(one.control),
+            "problems": one.problems,
+        }
+        for one in found
+    ]
+
+    def people() -> None:
+        for one in found:
+            print(f"plan {one.plan_id}: " + (f"certificate {one.certificate_id}" if not one.problems else "NOT PROVED"))
+            for problem in one.problems:
+                print(f"  {problem}")
+        if not found:
+            print("no plan whose term is over waits for its proof")
+
+    answer(context.obj, {"plans": value}, people)
+    if any(one.problems for one in found):
+        raise typer.Exit(1)
+
+
 @app.command("withdraw")
 def disposition_withdraw(context: typer.Context, plan: str) -> None:
     """Take back a plan that is not approved; its records may be proposed again."""

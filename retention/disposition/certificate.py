@@ -73,7 +73,7 @@ def verify(content: bytes) -> dict[str, Any]:
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(found["public_key"]))
         key.verify(base64.b64decode(found["signature"]), _canonical(stated))
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"expected an execution certificate, found something else ({error}).") from None
+        raise Damaged(f"expected a signed certificate, found something else ({error}).") from None
     except InvalidSignature:
         raise Damaged("the signature does not belong to this certificate: it was changed.") from None
     return stated
@@ -89,7 +89,11 @@ def _canonical(stated: dict[str, Any]) -> bytes:
 def _signed(archive: Archive, plan_id: UUID, now: datetime) -> bytes:
     with transaction(archive.connections) as conn:
         plan = show(conn, plan_id)
-        stated = _stated(conn, archive, plan, now)
+        return signed(archive, _stated(conn, archive, plan, now))
+
+
+def signed(archive: Archive, stated: dict[str, Any]) -> bytes:
+    """A certificate that says this, signed by the key of the workspace's key safe; `verify` reads it."""
     key = signing_key(archive.settings.keys)
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     whole = {

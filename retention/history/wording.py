@@ -551,6 +551,11 @@ SHAPES = (
     Shape("app", "request kind answer reason citation about", _answered, may="until"),
     Shape("app", "request kind withdrawn", "no longer found for request {request}: what was answered was withdrawn"),
     Shape("poa", "request restricted", _restricted),
+    Shape(
+        "val",
+        "plan reach_certificate",
+        "nothing that plan {plan} destroyed can be opened from a recovery point: certificate {reach_certificate}",
+    ),
     # handed out, looked at
     Shape("exp", _PACKAGE, _handed_out),
     Shape("dis", f"{_PACKAGE} recipient", _handed_out),

@@ -106,7 +106,7 @@ def compile_report(
             unlocked=evidence.unlocked(collect, schedule),
             ledger=history,
             assured=evidence.assured(collect.conn, now),
-            continuity=continuity.continuity(collect.conn, schedule, archive.safe.root.id),
+            continuity=continuity.continuity(collect.conn, schedule, archive.safe.root.id, now),
             store=store.store(collect.conn),
             opening=opening.opening(collect),
             defects=evidence.defects(collect),

@@ -24,6 +24,7 @@ DAILY = timedelta(hours=26)  # where no class says how old a point may be
 LOOKED = timedelta(days=8)  # a check of the points every week
 DRILLED = timedelta(days=8)  # a drill every week
 TRIED = timedelta(days=366)  # the copy of the root key that people keep
+PROVED = timedelta(days=10)  # that a destruction reached the points: seven days, and some nights to do it in
 THROUGH = timedelta(hours=1)  # a hold or a destruction of which no second vault knows
 
 _NO_VAULT = "Set MUNIMENT_BACKUPS, and run muniment backup run (docs/backup.md)."
@@ -32,6 +33,14 @@ SELECT recorded_at FROM events
  WHERE position >= coalesce((SELECT max(size) FROM ledger_checkpoints), 0) AND type IN ('poa', 'dea')
    AND (type = 'dea' OR convert_from(entry, 'UTF8')::jsonb -> 'detail' ? 'hold')
  ORDER BY position LIMIT 1"""
+_UNPROVED = """
+SELECT count(*) FROM plans p
+ WHERE p.certificate_id IS NOT NULL AND EXISTS (SELECT FROM tombstones t WHERE t.plan_id = p.plan_id)
+   AND NOT EXISTS (SELECT FROM plan_remains m LEFT JOIN replaced_buckets r ON r.bucket_id = m.remains_id
+                    WHERE m.plan_id = p.plan_id AND m.kind = 'bucket'
+                      AND (r.dropped_at IS NULL OR r.dropped_at > %s))
+   AND NOT EXISTS (SELECT FROM event_subjects s JOIN events e USING (position)
+                    WHERE s.subject_id = p.plan_id AND e.type = 'val')"""
 _OF_ROOT = """
 SELECT e.recorded_at, e.type, convert_from(e.entry, 'UTF8')::jsonb -> 'detail'
   FROM event_subjects s JOIN events e USING (position)
@@ -75,6 +84,7 @@ class Continuity:
     named: frozenset[str]  # by classes
     waits: datetime | None
     escrow: Escrow = Escrow()
+    unproved: int = 0  # plans of which nobody showed, though the term is over, that they reached the points
 
 
 def escrow_of(conn: Connection, root_id: UUID) -> Escrow:
@@ -99,7 +109,7 @@ def escrow_of(conn: Connection, root_id: UUID) -> Escrow:
     return Escrow(tried_at=tried_at, since=since)
 
 
-def continuity(conn: Connection, schedule: Schedule | None, root_id: UUID) -> Continuity:
+def continuity(conn: Connection, schedule: Schedule | None, root_id: UUID, now: datetime) -> Continuity:
     """What the catalog knows of it; `root_id`: of the root key."""
     rows = conn.execute(
         """SELECT v.name, v.joined_at, max(p.taken_at), max(p.checked_at),
@@ -120,7 +130,9 @@ def continuity(conn: Connection, schedule: Schedule | None, root_id: UUID) -> Co
         ]
         shortest = min((rpo for rpo, _ in terms), default=DAILY)
         asked[vault.name] = shortest, tuple(class_id for rpo, class_id in terms if rpo == shortest)
-    return Continuity(vaults, asked, named, waits[0] if waits else None, escrow_of(conn, root_id))
+    (unproved,) = conn.execute(_UNPROVED, (now - PROVED,)).fetchone() or (0,)
+    since = waits[0] if waits else None
+    return Continuity(vaults, asked, named, since, escrow_of(conn, root_id), unproved if vaults else 0)
 
 
 def checks(found: Continuity, now: datetime) -> list[Check]:
@@ -139,6 +151,10 @@ def checks(found: Continuity, now: datetime) -> list[Check]:
         said = f"A hold or a destruction of {found.waits:%Y-%m-%d %H:%M} UTC is known to no second vault yet."
         then = "See that the vault answers, then: muniment ledger publish."
         made.append(Check("backup-through", Status.RED, "Written through", said, then))
+    if found.unproved:
+        said = f"Of {found.unproved:,} executed plans nobody has shown that recovery points do not open what they took."
+        then = "muniment disposition prove says what opens; it runs in the DAG continuity."
+        made.append(Check("reach", Status.RED, "Destruction in recovery points", said, then))
     return [*made, _escrowed(found.escrow, now)]
 
 

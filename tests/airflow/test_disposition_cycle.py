@@ -306,9 +306,9 @@ def test_a_night_of_assurance(driver: Driver, ready: Archive, environment: dict[
 
 def test_a_night_of_continuity(driver: Driver, ready: Archive, environment: dict[str, str], tmp_path: Path) -> None:
     capture_all(ready, [Document("LONG", f"kept {n}") for n in range(3)], clock, tmp_path / "in")
-    steps = ("backup", "prune", "check")
+    steps = ("backup", "prune", "prove", "check")
     alone = driver.run("continuity", environment | {"MUNIMENT_BACKUPS": ""})
-    assert [alone.states()[step] for step in steps] == ["skipped"] * 3  # there is no second vault
+    assert [alone.states()[step] for step in steps] == ["skipped"] * 4  # there is no second vault
     keys.create(ready, "records.example.org/ledger", clock())
     environment = environment | {"MUNIMENT_BACKUPS": f"disk=file://{tmp_path}/second"}
     night = driver.run("continuity", environment)
