@@ -10,6 +10,10 @@ Rules of this module (requirements: storage, *Sealing*):
   key is dropped; then that is entered. Cut off anywhere, every row has its key in the safe, and the next run goes on.
 - Who writes a key holds its bucket's row until the commit (retention.archive), so none is written under a key that
   goes; this waits for them half a second, and gives way: a bucket that is in use is left for the next run.
+- The words of what was destroyed stand in PostgreSQL's files until they are overwritten. With the key of a bucket they
+  go from there: table and indexes of the descriptions are written anew before it is entered that the key is dropped.
+  They are in no write-ahead log and no base backup (the table is UNLOGGED). Whoever reads for longer than two seconds
+  is not interrupted: then it is done by the next run.
 - A recovery point holds rows and safe of one moment: a backup and this exclude each other. After a restore from a point
   that is older, rows stand under a key that was replaced since: they are due again.
 """
@@ -38,8 +42,8 @@ _TRIES = 3
 
 @dataclass(slots=True)
 class Rekeyed:
-    """What a run did: buckets that were replaced, keys that were wrapped anew, keys that left the safe; and how many
-    buckets are left for the next run, because somebody was writing into them."""
+    """What a run did: buckets that were replaced, keys that were wrapped anew, keys that left the safe; and how much
+    is left for the next run: buckets that somebody was writing into, the descriptions that somebody was reading."""
 
     replaced: int = 0
     wrapped: int = 0
@@ -75,7 +79,10 @@ def rekey(archive: Archive, clock: Clock) -> Rekeyed:
                 done.busy += 1
             else:
                 done.replaced, done.wrapped = done.replaced + 1, done.wrapped + wrapped
-        done.dropped = _drop(archive, clock())
+        try:
+            done.dropped = _drop(archive, clock())
+        except psycopg.errors.LockNotAvailable:
+            done.busy += 1
     return done
 
 
@@ -177,6 +184,9 @@ def _drop(archive: Archive, now: datetime) -> int:
     archive.safe.drop({row[0] for row in rows}, now)
     ids = [row[0] for row in rows if row[1] is None]
     with transaction(archive.connections) as conn:
+        if ids:
+            conn.execute("SET LOCAL lock_timeout = '2s'")
+            conn.execute("CLUSTER descriptions USING descriptions_pkey")
         for start in range(0, len(ids), _DROPPED_AT_ONCE):
             part = tuple(ids[start : start + _DROPPED_AT_ONCE])
             conn.execute("UPDATE replaced_buckets SET dropped_at = %s WHERE bucket_id = ANY(%s)", (now, list(part)))

@@ -43,7 +43,7 @@ def key_rekey(context: typer.Context) -> None:
             f"{done.dropped:,} bucket keys dropped for good"
         )
         if done.busy:
-            print(f"{done.busy:,} buckets were in use, and are left for the next run")
+            print(f"{done.busy:,} buckets or tables were in use, and are left for the next run")
         for root in forgotten:
             print(f"former root key {root} dropped for good")
 

@@ -81,3 +81,4 @@ GRANT SELECT, INSERT, UPDATE ON replaced_buckets TO muniment_application;
 GRANT SELECT ON replaced_buckets TO muniment_auditor;
 GRANT UPDATE (bucket_id) ON key_buckets TO muniment_application;     -- rows are locked, and never changed
 GRANT UPDATE (bucket_id, wrapped) ON subject_keys TO muniment_application;
+GRANT MAINTAIN ON descriptions TO muniment_application;              -- its files are written anew

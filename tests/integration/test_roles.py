@@ -146,6 +146,7 @@ def test_every_table_has_a_decided_right_and_the_application_no_more_than_its_co
     needs: dict[str, Callable[[str], re.Match[str] | None]] = {
         "INSERT": lambda table: re.search(rf"(INSERT INTO|COPY) {table}\b", code),
         "DELETE": lambda table: re.search(rf"DELETE FROM {table}\b", code),
+        "MAINTAIN": lambda table: re.search(rf"CLUSTER {table}\b", code),
         "UPDATE": lambda table: re.search(
             rf"\bUPDATE {table}\b|INSERT INTO {table}\b(?:(?!INSERT INTO).){{0,900}}?DO UPDATE", code, re.DOTALL
         ),
