@@ -108,6 +108,9 @@ def running_seaweedfs(folder: Path) -> Iterator[Server]:
         process.kill()
         process.wait(20)
         shutil.rmtree(folder, ignore_errors=True)
+        for port in (one + more for one in ports for more in (0, 10_000)):  # it makes these in /tmp, and leaves them
+            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                socket.unlink(missing_ok=True)
 
 
 def _wait_for(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
