@@ -22,7 +22,8 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
         *("pytest", "psycopg_pool", "rich.console", "retention.vault.local", "retention.backup.checking"),
-        *("retention.backup.pruning", "retention.recovery", "retention.rekeying", "retention.verification"),
+        *("retention.backup.pruning", "retention.custody", "retention.recovery", "retention.rekeying"),
+        *("retention.verification", "encodings.utf_8_sig"),
         __name__,
     ]
 )

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of backup, prune, new keys and restore: the same is run again, and ends the same.
+"""kill -9 at random moments of backup, prune, new keys, a new root, restore: the same is run again, and ends the same.
 
 A round is one kill. What comes next stands on what it left, and may be killed too; after at most IN_A_ROW of them the
 command is run to its end, and that is compared with what an undisturbed one makes. The moment is random, from the
@@ -35,7 +35,7 @@ from retention.disposition import execution
 from retention.embedded import Services
 from retention.history import keys, publishing
 from retention.model import new_id
-from retention.seal import open_safe
+from retention.seal import Safe, open_safe, opens
 from retention.vault import open_vault
 from retention.verification import verify
 from tests.archive_builder import Document, approved, capture_all, enrol, load
@@ -137,6 +137,15 @@ def in_order(archive: Archive) -> list[str]:
     return [*checked.problems, *map(str, verify(archive).problems)]
 
 
+def opened(archive: Archive) -> Safe:
+    """The key safe as it is on disk, which opens every key."""
+    safe = open_safe(archive.settings.keys, now(), may_create=False)
+    with transaction(archive.connections) as conn:
+        ids = [row[0] for row in conn.execute("SELECT subject_id FROM subject_keys")]
+        assert len(load_keys(conn, safe, ids)) == len(ids)
+    return safe
+
+
 def wanted(archive: Archive) -> dict[str, tuple[int, bytes]]:
     """Every object that is to be in a second vault."""
     with transaction(archive.connections) as conn:
@@ -156,7 +165,7 @@ def standing(second: Path, *folders: str) -> dict[str, tuple[int, bytes]]:
 
 def test_a_backup_that_is_killed(site: Site) -> None:
     archive, took = site.archive, 0.5
-    for count in site.rounds(0.35):
+    for count in site.rounds(0.3):
         for folder in ("records", "descriptors", "schedules", "pages", "points", "safe"):
             shutil.rmtree(site.second / folder)
         site.capture(Document("LONG", uuid4().hex))
@@ -176,7 +185,7 @@ def test_a_backup_that_is_killed(site: Site) -> None:
 
 def test_a_prune_that_is_killed(site: Site) -> None:
     archive, took = site.archive, 0.5
-    for count in site.rounds(0.25):
+    for count in site.rounds(0.2):
         stays = backup.run(archive, "disk", now).point
         assert stays is not None
         for _ in range(20):
@@ -196,7 +205,7 @@ def test_a_prune_that_is_killed(site: Site) -> None:
 
 def test_new_keys_that_are_killed(site: Site) -> None:
     archive, took = site.archive, 0.5
-    for count in site.rounds(0.3):
+    for count in site.rounds(0.25):
         before = documents(archive)
         site.destroy(site.capture(*(Document(one, f"{one} {uuid4().hex}") for one in ("SHORT", "LAW"))))
         due = rekeying.due(archive, now())
@@ -205,14 +214,34 @@ def test_new_keys_that_are_killed(site: Site) -> None:
         assert ended.code == 0, ended.said
         took = ended.seconds
         assert rekeying.due(archive, now()) == []
-        safe = open_safe(archive.settings.keys, now(), may_create=False)
-        assert not {one.id for one in safe.buckets()} & {*due}
-        with transaction(archive.connections) as conn:
-            ids = [row[0] for row in conn.execute("SELECT subject_id FROM subject_keys")]
-            assert len(load_keys(conn, safe, ids)) == len(ids)
+        assert not {one.id for one in opened(archive).buckets()} & {*due}
         there = documents(archive)
         assert {record: there[record] for record in before} == before
         assert [str(one) for one in verify(archive).problems] == []
+
+
+def test_a_new_root_that_is_killed(site: Site) -> None:
+    """Every root that came to be is told, once, and follows the one before it; the safe is sealed to the last alone."""
+    archive, took = site.archive, 0.5
+    first = archive.safe.root.id
+    for count in site.rounds(0.15):
+        ended = site.kill(count, took, commands(archive.settings, site.folder), "key", "rotate")
+        assert ended.code == 0, ended.said
+        took = ended.seconds
+        safe = opened(archive)
+        with transaction(archive.connections) as conn:
+            told = conn.execute(
+                "SELECT j ->> 'replaces', j ->> 'root' FROM (SELECT position, convert_from(entry, 'UTF8')::jsonb "
+                "-> 'detail' AS j FROM events WHERE type = 'enc') AS e WHERE j ? 'root' ORDER BY position"
+            ).fetchall()
+        roots = [first, *(UUID(root) for _, root in told)]
+        assert [UUID(replaced) for replaced, _ in told] == roots[:-1] == [one.id for one in safe.former]
+        assert roots[-1] == safe.root.id and len({*roots}) == len(roots)
+        newest = max((site.second / "safe").iterdir())
+        for content in ((archive.settings.keys / "safe.age").read_bytes(), newest.read_bytes()):
+            assert opens(safe.root.secret, content)
+            assert not any(opens(one.secret, content) for one in safe.former)
+        assert in_order(archive) == []
 
 
 @contextmanager
