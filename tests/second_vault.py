@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from psycopg import sql
@@ -12,12 +14,20 @@ from retention import ledger
 from retention.archive import Archive
 from retention.backup import points
 from retention.backup.points import Point
+from retention.config import BackupVault, Settings
 from retention.database import transaction
 from retention.history import keys, publishing
 from retention.vault.base import Vault
 from retention.vault.transfer import Wanted, transfer
 
 EVERY: dict[str, Any] = {"left_out": [], "only": None}
+
+
+def with_disk(settings: Settings, folder: Path) -> Settings:
+    """The same, with its vault in a folder below `folder`, and a second vault `disk` that has not joined yet."""
+    (folder / "vault").mkdir(exist_ok=True)
+    disk = BackupVault("disk", f"file://{folder}/second")
+    return replace(settings, vault_url=f"file://{folder}/vault", backups=(disk,))
 
 
 def publish(archive: Archive, second: Vault, now: datetime) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -147,9 +147,11 @@ def alone(archive: Archive, plan_id: UUID) -> Iterator[Connection]:
             raise Busy(f"refusing to execute plan {plan_id}: another process is at it. Wait for it to end.")
         try:
             yield conn
-            conn.execute("SELECT pg_advisory_unlock_all()")  # now, not when PostgreSQL notices that we have left
         except psycopg.OperationalError as error:
             raise database.in_words(archive.settings.database_url, error) or error from error
+        finally:  # now, not when PostgreSQL notices that we have left
+            with suppress(psycopg.Error):
+                conn.execute("SELECT pg_advisory_unlock_all()")
 
 
 def refuse_wrong_clock(archive: Archive, now: datetime) -> None:

@@ -16,7 +16,7 @@ import pytest
 from retention import backup, holds, ledger, policy, reports
 from retention.archive import Archive, open_archive
 from retention.backup import checking, points, pruning
-from retention.config import BackupVault, Settings
+from retention.config import Settings
 from retention.database import transaction
 from retention.disposition import execution
 from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
@@ -29,6 +29,7 @@ from retention.vault.base import Given, Stored
 from tests.archive_builder import SCHEDULE, Document, approved, capture_all, enrol, load
 from tests.breaking import BreakingVault, Broken, Writes, at, breaks
 from tests.office import files
+from tests.second_vault import with_disk
 
 Clock = Callable[[], datetime]
 
@@ -36,10 +37,7 @@ Clock = Callable[[], datetime]
 @pytest.fixture
 def archive(settings: Settings, tmp_path: Path, clock: Clock) -> Iterator[Archive]:
     """Twenty records, a ledger with a key, and a second vault that has not joined yet."""
-    (tmp_path / "vault").mkdir()
-    disk = BackupVault("disk", f"file://{tmp_path}/second")
-    named = replace(settings, vault_url=f"file://{tmp_path}/vault", backups=(disk,))
-    with open_archive(named, clock()) as opened:
+    with open_archive(with_disk(settings, tmp_path), clock()) as opened:
         load(opened, clock)
         keys.create(opened, "records.example.org/ledger", clock())
         capture_all(opened, [Document("LONG", f"letter {n}") for n in range(20)], clock, tmp_path / "in")
@@ -119,9 +117,7 @@ def test_what_a_class_names_and_what_comes_first(archive: Archive, clock: Clock,
 
 
 def test_before_the_ledger_has_a_key_and_where_there_is_none(settings: Settings, tmp_path: Path, clock: Clock) -> None:
-    (tmp_path / "vault").mkdir()
-    disk = BackupVault("disk", f"file://{tmp_path}/second")
-    with open_archive(replace(settings, vault_url=f"file://{tmp_path}/vault", backups=(disk,)), clock()) as archive:
+    with open_archive(with_disk(settings, tmp_path), clock()) as archive:
         load(archive, clock)
         with pytest.raises(NotFound, match="muniment ledger init"):
             backup.run(archive, "disk", clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -16,12 +16,13 @@ from retention import backup, rekeying, reports
 from retention.archive import Archive, open_archive
 from retention.backup import pruning, reach
 from retention.cli import app
-from retention.config import BackupVault, Settings
+from retention.config import Settings
 from retention.database import transaction
 from retention.disposition import certificate, evidence, execution
 from retention.errors import NotFound, Refused
 from retention.history import keys
 from tests.archive_builder import Document, approved, capture_all, enrol, load
+from tests.second_vault import with_disk
 
 Clock = Callable[[], datetime]
 
@@ -51,10 +52,7 @@ class Story:
 
 @pytest.fixture
 def archive(settings: Settings, tmp_path: Path, clock: Clock) -> Iterator[Archive]:
-    (tmp_path / "vault").mkdir()
-    disk = BackupVault("disk", f"file://{tmp_path}/second")
-    named = replace(settings, vault_url=f"file://{tmp_path}/vault", backups=(disk,))
-    with open_archive(named, clock()) as opened:
+    with open_archive(with_disk(settings, tmp_path), clock()) as opened:
         load(opened, clock)
         enrol(opened, clock)
         keys.create(opened, "records.example.org/ledger", clock())
