@@ -92,7 +92,7 @@ def oldest(conn: Connection, share: float) -> tuple[int, Iterator[list[Object]]]
 
 def read(archive: Archive, wanted: Sequence[Object]) -> Iterator[tuple[Object, str | None]]:
     """Each object, in order, with what is wrong with its bytes; read in parallel."""
-    with ThreadPoolExecutor(archive.settings.vault_threads, "fixity") as threads:
+    with ThreadPoolExecutor(min(archive.settings.vault_threads, archive.vault.threads), "fixity") as threads:
         yield from zip(wanted, threads.map(partial(_wrong, archive), wanted), strict=True)
 
 

@@ -31,11 +31,12 @@ from retention.errors import MunimentError
 from retention.history import export, keys, offline
 from retention.history.keys import LogKey
 from retention.ledger import Event
+from retention.parallel import in_order
+from retention.seal import digest_of
 from retention.vault.base import Vault
 
 MOST = 1_000  # problems that are listed; the rest is counted
-_CHUNK = 1024 * 1024
-_WAITING = 256  # objects that are read at a time
+_TOGETHER = 32  # objects that a thread reads at a time
 FOLDERS = {"records", "descriptors", "quarantine", "schedules", "keys", "ledger", "pages", "points", "safe"}
 
 Teller = Callable[[int, int], None]  # objects that were looked at, of how many
@@ -59,6 +60,16 @@ class Checked:
             self.problems.append(said)
         else:
             self.more += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An object as points name it, and which."""
+
+    key: str
+    size: int
+    sha256: bytes
+    points: set[str]
 
 
 def check(archive: Archive, name: str, share: float, now: datetime, tell: Teller | None = None) -> Checked:
@@ -139,10 +150,8 @@ def _points(vault: Vault, known: Sequence[LogKey], found: Checked, bad: set[str]
         bad.add("")
 
 
-def _objects(
-    vault: Vault, read: Sequence[Point], found: Checked, bad: set[str]
-) -> Iterator[tuple[str, int, bytes, set[str]]]:
-    """Every object that some point names, once, in the order of keys: key, bytes, digest, ids of points.
+def _objects(vault: Vault, read: Sequence[Point], found: Checked, bad: set[str]) -> Iterator[_Object]:
+    """Every object that some point names, once, in the order of keys.
 
     Each page is read once, whichever points share it."""
     of_page: dict[str, set[str]] = {}
@@ -170,9 +179,7 @@ def _objects(
     yield from merged(vault, sorted(begins), of_page)
 
 
-def merged(
-    vault: Vault, begins: Sequence[tuple[bytes, str]], of_page: dict[str, set[str]]
-) -> Iterator[tuple[str, int, bytes, set[str]]]:
+def merged(vault: Vault, begins: Sequence[tuple[bytes, str]], of_page: dict[str, set[str]]) -> Iterator[_Object]:
     """The lines of pages, in the order of their keys; held are those of pages that overlap."""
     open_: dict[bytes, tuple[bytes, set[str]]] = {}
     for number, (_, digest) in enumerate(begins):
@@ -185,12 +192,12 @@ def merged(
                 break
             rest, ids = open_.pop(key)
             size, _, digest_hex = rest.decode().partition("\t")
-            yield key.decode(), int(size), bytes.fromhex(digest_hex), ids
+            yield _Object(key.decode(), int(size), bytes.fromhex(digest_hex), ids)
 
 
 def _check_objects(
     vault: Vault,
-    wanted: Iterable[tuple[str, int, bytes, set[str]]],
+    wanted: Iterable[_Object],
     share: float,
     today: date,
     threads: int,
@@ -202,54 +209,57 @@ def _check_objects(
     listed = (stored for stored in vault.list() if stored.key.partition("/")[0] not in {"ledger", "pages", "points"})
     there = next(listed, None)
 
-    def present() -> Iterator[tuple[str, bytes, set[str]]]:
+    def present() -> Iterator[_Object]:
         """Those that are there with their size."""
         nonlocal there
-        for key, size, digest, ids in wanted:
-            while there is not None and there.key < key:
+        for one in wanted:
+            while there is not None and there.key < one.key:
                 _strange(there.key, found)
                 there = next(listed, None)
             found.objects += 1
-            if there is None or there.key != key:
-                if key.split("/")[1] not in gone:
-                    found.add(f"{key}: missing.")
-                    bad.update(ids)
+            if there is None or there.key != one.key:
+                if one.key.split("/")[1] not in gone:
+                    found.add(f"{one.key}: missing.")
+                    bad.update(one.points)
                 continue
-            if there.size != size:
-                found.add(f"{key}: it has {there.size:,} bytes, expected {size:,}.")
-                bad.update(ids)
-            elif _chosen(key, share, today):
-                yield key, digest, ids
+            if there.size != one.size:
+                found.add(f"{one.key}: it has {there.size:,} bytes, expected {one.size:,}.")
+                bad.update(one.points)
+            elif _chosen(one.key, share, today):
+                yield one
             there = next(listed, None)
 
-    def digest_of(key: str) -> tuple[str, int] | MunimentError:
-        digest, size = sha256(), 0
-        try:
-            with vault.open(key) as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-                    size += len(chunk)
-        except MunimentError as error:
-            return error
-        return digest.hexdigest(), size
+    def read(some: Sequence[_Object]) -> Sequence[tuple[_Object, tuple[bytes, int] | MunimentError]]:
+        return [(one, _read(vault, one.key)) for one in some]
 
+    threads = min(threads, vault.threads)
     with ThreadPoolExecutor(threads, "check") as pool:
         chosen = present()
-        while some := list(islice(chosen, _WAITING)):
-            for (key, digest, ids), done in zip(some, pool.map(digest_of, [one[0] for one in some]), strict=True):
+        for some in in_order(pool, read, iter(lambda: list(islice(chosen, _TOGETHER)), []), 2 * threads):
+            for one, done in some:
                 if isinstance(done, MunimentError):
-                    found.add(_named(key, done))
-                    bad.update(ids)
+                    found.add(_named(one.key, done))
+                    bad.update(one.points)
                     continue
-                found.read, found.bytes = found.read + 1, found.bytes + done[1]
-                if done[0] != digest.hex():
-                    found.add(f"{key}: it has SHA-256 {done[0]}, expected {digest.hex()}. It was changed.")
-                    bad.update(ids)
+                digest, size = done
+                found.read, found.bytes = found.read + 1, found.bytes + size
+                if digest != one.sha256:
+                    said = f"it has SHA-256 {digest.hex()}, expected {one.sha256.hex()}. It was changed."
+                    found.add(f"{one.key}: {said}")
+                    bad.update(one.points)
             if tell:
                 tell(found.objects, found.objects)
     while there is not None:
         _strange(there.key, found)
         there = next(listed, None)
+
+
+def _read(vault: Vault, key: str) -> tuple[bytes, int] | MunimentError:
+    try:
+        with vault.open(key) as file:
+            return digest_of(file)
+    except MunimentError as error:
+        return error
 
 
 def _strange(key: str, found: Checked) -> None:

@@ -137,7 +137,7 @@ def _prune_objects(vault: Vault, stays: Sequence[Point], done: Pruned) -> None:
     """The listing beside what the points name, both in the order of keys."""
     of_page = {page.sha256: {""} for point in stays for page in point.index.objects}
     begins = sorted((points.unpacked(vault, digest).partition(b"\t")[0], digest) for digest in of_page)
-    named = (key for key, *_ in merged(vault, begins, of_page))
+    named = (one.key for one in merged(vault, begins, of_page))
     wanted = next(named, None)
     going: list[str] = []
     for folder in _OURS:

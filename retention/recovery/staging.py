@@ -10,10 +10,11 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from hashlib import sha256
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from retention.database import Connection
 from retention.disposition.plans import ONE_STAGE
 from retention.errors import Damaged, MunimentError
 from retention.history.offline import Problem
+from retention.parallel import in_order
 from retention.seal import Safe
 from retention.vault.base import Stored, Vault
 from retention.verification.facts import TRIGGER_EVENTS
@@ -97,53 +99,47 @@ class _Read:
     id: UUID
     version: str
     content: bytes
+    lines: Sequence[tuple[UUID, int, int, int, bytes]]  # subject, revision, offset, length, SHA-256
 
 
 def _look_at_descriptors(conn: Connection, vault: Vault, threads: int, tell: Teller | None) -> Iterator[Problem]:
     done = 0
-    for key, read in _in_parallel(vault, vault.list(_DESCRIPTORS), threads):
-        done += 1
-        try:
-            one = read.result()
-            lines = [*_lines(one)]
-        except (MunimentError, ValueError) as error:
-            yield Problem(f"vault {key}", str(error))
-            continue
-        conn.execute(
-            "INSERT INTO stood_objects VALUES (%s, %s, %s, %s)",
-            (one.id, sha256(one.content).digest(), len(one.content), one.version),
-        )
-        with conn.cursor().copy("COPY stood_lines FROM STDIN (FORMAT binary)") as copy:
-            copy.set_types(["uuid", "int4", "uuid", "int8", "int8", "bytea"])
-            for line in lines:
-                copy.write_row(line)
-        if tell:
-            tell(done, done)
-
-
-def _lines(one: _Read) -> Iterator[tuple[UUID, int, UUID, int, int, bytes]]:
-    at = len(descriptors.HEADER)
-    for subject, revision, line in descriptors.frames(one.content):
-        at += descriptors.FRAME.size
-        yield subject, revision, one.id, at, len(line), sha256(line).digest()
-        at += len(line)
-
-
-def _in_parallel(vault: Vault, listing: Iterator[Stored], threads: int) -> Iterator[tuple[str, Future[_Read]]]:
-    """Each object read, in order; as many under way as there are threads."""
-
-    def read(key: str) -> _Read:
-        version = vault.stat(key).version
-        with vault.open(key, version) as file:
-            return _Read(UUID(key.rpartition("/")[2]), version, file.read())
-
+    threads = min(threads, vault.threads)
     with ThreadPoolExecutor(threads, "recovery") as pool:
-        waiting: list[tuple[str, Future[_Read]]] = []
-        for stored in listing:
-            waiting.append((stored.key, pool.submit(read, stored.key)))
-            if len(waiting) >= threads:
-                yield waiting.pop(0)
-        yield from waiting
+        for stored, one in in_order(pool, partial(_read, vault), vault.list(_DESCRIPTORS), threads):
+            done += 1
+            if not isinstance(one, _Read):
+                yield Problem(f"vault {stored.key}", str(one))
+                continue
+            conn.execute(
+                "INSERT INTO stood_objects VALUES (%s, %s, %s, %s)",
+                (one.id, sha256(one.content).digest(), len(one.content), one.version),
+            )
+            with conn.cursor().copy("COPY stood_lines FROM STDIN (FORMAT binary)") as copy:
+                copy.set_types(["uuid", "int4", "uuid", "int8", "int8", "bytea"])
+                for subject, revision, *rest in one.lines:
+                    copy.write_row((subject, revision, one.id, *rest))
+            if tell:
+                tell(done, done)
+
+
+def _read(vault: Vault, stored: Stored) -> tuple[Stored, _Read | MunimentError | ValueError]:
+    """The object, or why it cannot be read."""
+    try:
+        version = vault.stat(stored.key).version
+        with vault.open(stored.key, version) as file:
+            content = file.read()
+        return stored, _Read(UUID(stored.key.rpartition("/")[2]), version, content, [*_lines(content)])
+    except (MunimentError, ValueError) as error:
+        return stored, error
+
+
+def _lines(content: bytes) -> Iterator[tuple[UUID, int, int, int, bytes]]:
+    at = len(descriptors.HEADER)
+    for subject, revision, line in descriptors.frames(content):
+        at += descriptors.FRAME.size
+        yield subject, revision, at, len(line), sha256(line).digest()
+        at += len(line)
 
 
 # ---------------------------------------------------------------- schedules

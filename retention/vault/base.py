@@ -145,6 +145,7 @@ class Vault(Protocol):
     """A backend, safe for use by many threads. `now` in checks of locks is the vault's own clock."""
 
     url: str  # without credentials, for messages and reports
+    threads: int  # the most that it is worth to use at a time: a store is waited for, a disk is kept busy by a few
 
     def put(self, key: str, content: bytes | BinaryIO, *, sha256: bytes, size: int, lock: Lock | None = None) -> Stored:
         """Store `content` (a file is read from its beginning), whose digest and size are known, and read it back.

@@ -27,14 +27,16 @@ import os
 import secrets
 import stat as stat_bits
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from retention.errors import Damaged, MunimentError, NotFound, Refused, ServiceUnavailable, UsageError
+from retention.parallel import in_order
 from retention.vault.base import (
     Given,
     Lock,
@@ -48,6 +50,7 @@ from retention.vault.base import (
 )
 
 CHUNK = 1024 * 1024
+_LISTING, _TOGETHER, _AHEAD = 4, 64, 8  # threads that list; names that one reads at a time; so many times ahead
 LOCKS = ".locks"  # no key begins with a dot
 UNFINISHED = ".put-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -75,6 +78,8 @@ def make_root(root: Path) -> None:
 class LocalVault:
     """`retention.vault.base.Vault` in a folder."""
 
+    threads = (os.cpu_count() or 1) + 1  # reading 20,000 files of 100 kB on 2 cores: 6.0 s with 3, 9.0 s with 8
+
     def __init__(self, root: Path) -> None:
         self.url = root.as_uri()
         self._root = root
@@ -92,7 +97,7 @@ class LocalVault:
         return self._stored(key, sha256)
 
     def put_many(self, objects: Sequence[Given], threads: int) -> Sequence[Stored | MunimentError]:
-        with ThreadPoolExecutor(threads, "vault") as pool, self._directory(()) as root:
+        with ThreadPoolExecutor(min(threads, self.threads), "vault") as pool, self._directory(()) as root:
             written = list(pool.map(self._written, objects))
             _sync(root)
             found = list(pool.map(self._named, objects, written))
@@ -177,7 +182,8 @@ class LocalVault:
         start = self._root / below
         if any(part.is_symlink() for part in (start, *start.parents) if self._root in part.parents):
             raise Damaged(f"{self.url}: {below} passes a symbolic link; a vault makes none: look who put it there")
-        yield from _walk(start, below)
+        with ThreadPoolExecutor(_LISTING, "list") as pool:
+            yield from _walk(_folder(str(start), below), pool)
 
     def lock(self, key: str, version: str, lock: Lock) -> Stored:
         self.open(key, version).close()
@@ -441,26 +447,56 @@ def _enter(parent: int, part: str, *, make: bool, durable: bool = True) -> int:
     return os.open(part, _DIRECTORY, dir_fd=parent)
 
 
-def _walk(directory: Path, below: str) -> Iterator[Stored]:
-    """In order of key: a directory sorts as its name with the slash that its keys have (`a-b` before `a/`)."""
-    with _plainly("list", str(directory)):
-        try:
-            with os.scandir(directory) as entries:
-                names = sorted(
-                    f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
-                    for entry in entries
-                    if not entry.name.startswith(".")
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            return  # nothing below it, or erased while it was listed
-    for name in names:
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A directory, the beginning that its keys have, and the names in it, in the order of their keys: a directory
+    sorts as its name with the slash that its keys have (`a-b` before `a/`)."""
+
+    path: str
+    below: str
+    names: Sequence[str]
+
+
+def _walk(folder: _Folder, pool: Executor) -> Iterator[Stored]:
+    """In order of key. What comes next is read meanwhile: most of a listing is waiting for the disk."""
+    parts = (
+        replace(folder, names=folder.names[first : first + _TOGETHER])
+        for first in range(0, len(folder.names), _TOGETHER)
+    )
+    for part in in_order(pool, _read, parts, _AHEAD):
+        for found in part:
+            if isinstance(found, Stored):
+                yield found
+            else:
+                yield from _walk(found, pool)
+
+
+def _read(folder: _Folder) -> Sequence[Stored | _Folder]:
+    """What these names stand for; a directory of many is left to be walked."""
+    found: list[Stored | _Folder] = []
+    for name in folder.names:
+        path = f"{folder.path}/{name}".rstrip("/")
         if name.endswith("/"):
-            yield from _walk(directory / name, below + name)
+            inner = _folder(path, folder.below + name)
+            found.extend(_read(inner) if len(inner.names) <= _TOGETHER else [inner])
             continue
-        with suppress(FileNotFoundError):
-            facts = os.lstat(directory / name)
+        with _plainly("list", path), suppress(FileNotFoundError):  # erased while it was listed
+            facts = os.lstat(path)
             if stat_bits.S_ISREG(facts.st_mode):
-                yield Stored(below + name, facts.st_size, "", None, None, False, _when(facts))
+                found.append(Stored(folder.below + name, facts.st_size, "", None, None, False, _when(facts)))
+    return found
+
+
+def _folder(path: str, below: str) -> _Folder:
+    """Nothing is in one that is not there."""
+    names: list[str] = []
+    with _plainly("list", path), suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
+        names = sorted(
+            f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+            for entry in entries
+            if not entry.name.startswith(".")
+        )
+    return _Folder(path, below, names)
 
 
 def _when(facts: os.stat_result) -> datetime:

@@ -98,6 +98,8 @@ def ensure_bucket(url: str, *, lock: bool = True, access_key: str | None = None,
 class S3Vault:
     """`retention.vault.base.Vault` in a bucket, or below a prefix of one."""
 
+    threads = 1_000  # as many as the settings want
+
     def __init__(self, place: Place, client: S3Client, wire: Wire | None = None) -> None:
         """`wire` is the short way to the same store, for the first attempt of a put and its read-back."""
         self.url = place.url

@@ -13,10 +13,10 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -28,8 +28,10 @@ from retention.database import Connection
 from retention.errors import Damaged, MunimentError
 from retention.history.offline import Problem
 from retention.model import Description
+from retention.parallel import in_order
 from retention.requests.answers import day_code
 from retention.seal import RecordKey
+from retention.vault.base import Vault
 from retention.verification.facts import ANSWERED
 
 Teller = Callable[[int, int], None]
@@ -60,38 +62,31 @@ def check(conn: Connection, archive: Archive, tell: Teller | None = None, *, des
 
 def _check_descriptors(conn: Connection, archive: Archive, describe: bool, tell: Teller | None) -> Iterator[Problem]:
     (count,) = conn.execute("SELECT count(*) FROM descriptors").fetchone() or (0,)
-    with (
-        ThreadPoolExecutor(archive.settings.vault_threads, "verify") as threads,
-        conn.cursor(name="descriptors") as cursor,
-    ):
+    threads = min(archive.settings.vault_threads, archive.vault.threads)
+    with ThreadPoolExecutor(threads, "verify") as pool, conn.cursor(name="descriptors") as cursor:
         cursor.execute("SELECT descriptor_id, sha256, bytes, version FROM descriptors ORDER BY descriptor_id")
-        rows = iter(cursor)
-        waiting: list[tuple[Any, Future[bytes]]] = []
-        done = 0
-        while True:
-            for row in islice(rows, archive.settings.vault_threads - len(waiting)):
-                waiting.append((row, threads.submit(_read, archive, row[0], row[3])))
-            if not waiting:
-                return
-            row, read = waiting.pop(0)
-            yield from _check_object(conn, archive, row, read, describe)
-            done += 1
+        for done, (row, content) in enumerate(in_order(pool, partial(_read, archive.vault), cursor, threads), 1):
+            yield from _check_object(conn, archive, row, content, describe)
             if tell:
                 tell(done, count)
 
 
-def _read(archive: Archive, descriptor_id: UUID, version: str) -> bytes:
-    with archive.vault.open(f"descriptors/{descriptor_id}", version) as stream:
-        return stream.read()
+def _read(vault: Vault, row: Any) -> tuple[Any, bytes | MunimentError]:
+    try:
+        with vault.open(f"descriptors/{row[0]}", row[3]) as stream:
+            return row, stream.read()
+    except MunimentError as error:
+        return row, error
 
 
 def _check_object(
-    conn: Connection, archive: Archive, row: Any, read: Future[bytes], describe: bool
+    conn: Connection, archive: Archive, row: Any, content: bytes | MunimentError, describe: bool
 ) -> Iterator[Problem]:
     descriptor_id, digest, size, _ = row
     where = f"vault descriptors/{descriptor_id}"
     try:
-        content = read.result()
+        if isinstance(content, MunimentError):
+            raise content
         found = {
             (subject, revision): (offset, len(line), sha256(line).digest(), line)
             for subject, revision, offset, line in _lines(content)
