@@ -116,13 +116,13 @@ def deposit(archive: Archive, *docs: Doc, source: str = "inbox", now: datetime |
     return ids
 
 
-def detain(archive: Archive, doc: Doc, source: str = "inbox") -> UUID:
+def detain(archive: Archive, doc: Doc, source: str = "inbox", now: datetime | None = None) -> UUID:
     """One quarantined document."""
-    now = datetime.now(UTC)
-    made, (record_id,) = batch(archive, (doc,), source, now)
+    at = now or datetime.now(UTC)
+    made, (record_id,) = batch(archive, (doc,), source, at)
     one = made.admitted[0].deposits[0]
     kept = Detained(record_id, one.path, one.sha256, one.size, one.description)
-    capture.capture(archive, Batch(made.run_id, 0, quarantined=((made.admitted[0].sighting, kept),)), lambda: now)
+    capture.capture(archive, Batch(made.run_id, 0, quarantined=((made.admitted[0].sighting, kept),)), lambda: at)
     return record_id
 
 

@@ -81,7 +81,7 @@ def test_a_rebuild_describes_nobody_who_is_destroyed_meanwhile(
 
 
 def test_a_hold_on_the_document_that_a_record_was(ready: Archive, clock: Clock) -> None:
-    document = detain(ready, Doc())  # nobody can read it: a hold by words takes it in
+    document = detain(ready, Doc(), now=clock())  # nobody can read it: a hold by words takes it in
     hold = holds.place(ready, Scope(text="harvest"), Mode.STATIC, MATTER, clock())
     assert hold.quarantined == 1
     made, _ = batch(ready, (Doc("of the vintage", "SHORT"),), "inbox", clock())

@@ -254,10 +254,10 @@ def _come_in(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
         runs.observe(archive, "ingest_inbox", "scheduled", success, clock())
     ids |= {
         "turned away": turned.item_id,
-        "rejected": detain(archive, Doc("rejected")),
-        "guarded": detain(archive, Doc("g")),
+        "rejected": detain(archive, Doc("rejected"), now=clock()),
+        "guarded": detain(archive, Doc("g"), now=clock()),
     }
-    ids["released"] = detain(archive, Doc("released", place="bill"))
+    ids["released"] = detain(archive, Doc("released", place="bill"), now=clock())
     made, (ids["released record"],) = batch(archive, (Doc("released", "LONG", place="bill"),), "inbox", clock())
     capture.capture(archive, made, clock, releasing=ids["released"])
     for name in ("rejected", "guarded"):
@@ -442,7 +442,7 @@ def _night(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -
 def _restored(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -> None:
     """What a restore tells (tests/integration/test_disaster.py does one): here beside an archive that is there."""
     (ids["lost"],) = capture_all(archive, [Document("LONG", "lost")], clock, folder / "lost")
-    ids["lost document"] = detain(archive, Doc("lost document"))
+    ids["lost document"] = detain(archive, Doc("lost document"), now=clock())
     for name, folder_ in (("lost", "records"), ("lost document", "quarantine")):
         for stored in archive.vault.list(folder_):
             if str(ids[name]) in stored.key:

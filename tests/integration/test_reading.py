@@ -44,7 +44,7 @@ def ids(archive: Archive, clock: Clock, tmp_path: Path) -> dict[str, UUID]:
         "letter": letter,
         "memo": memo,
         "patient": patient,
-        "document": detain(archive, Doc("broken", title="broken")),
+        "document": detain(archive, Doc("broken", title="broken"), now=clock()),
     }
 
 
@@ -135,7 +135,7 @@ def test_without_a_class_that_holds_personal_data_nothing_is_recorded(
 ) -> None:
     load(archive, clock)
     (record,) = capture_all(archive, [Document("LONG", "x", case=CASE)], clock, tmp_path / "in")
-    detain(archive, Doc("broken"))
+    detain(archive, Doc("broken"), now=clock())
     before = size(archive)
     for typed in (
         ("show", record),

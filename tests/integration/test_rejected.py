@@ -36,7 +36,7 @@ def ready(archive: Archive, clock: Clock) -> Archive:
 
 
 def reject(archive: Archive, clock: Clock, *titles: str) -> list[UUID]:
-    ids = [detain(archive, Doc(f"the text of {title}", title=title)) for title in titles]
+    ids = [detain(archive, Doc(f"the text of {title}", title=title), now=clock()) for title in titles]
     for document in ids:
         quarantine.reject(archive, document, "not-a-record", clock())
     return ids
@@ -69,7 +69,7 @@ def events(archive: Archive, document: UUID) -> list[str]:
 
 def test_from_the_rejection_to_nothing(ready: Archive, clock: Clock) -> None:
     one, two = reject(ready, clock, "one", "two")
-    waiting = detain(ready, Doc("not decided"))
+    waiting = detain(ready, Doc("not decided"), now=clock())
     rejected_at = clock()
     assert kept(ready, [one, two]) == [(True, True)] * 2  # one person destroys nothing
     assert rejected.propose(ready, rejected_at + timedelta(days=29)) is None
@@ -170,7 +170,7 @@ def test_whatever_breaks_it_ends_as_if_nothing_had(ready: Archive, clock: Clock,
 
 
 def test_a_released_document_goes_with_its_record(ready: Archive, clock: Clock) -> None:
-    document = detain(ready, Doc("an old letter"))
+    document = detain(ready, Doc("an old letter"), now=clock())
     made, (record,) = batch(ready, (Doc("an old letter", "SHORT"),), "inbox", clock())
     capture.capture(ready, made, clock, releasing=document)
     plan_id = proposing.propose(ready, clock()).plan
