@@ -342,10 +342,11 @@ def report(
     formats: Annotated[str, typer.Option("--format", help="Any of html,csv,json.")] = "html,csv,json",
     names: Annotated[bool, typer.Option("--names", help="A copy with titles, for the eye; gone in a day.")] = False,
     sources_file: SourcesOption = None,
+    why: WhyOption = UNSTATED,
 ) -> None:
     """Write the compliance report. Exits 1 if something in it is red."""
     from ingest.model import CODES
-    from retention import policy, reports
+    from retention import policy, reading, reports
     from retention.database import transaction
     from retention.reports.files import FORMATS
 
@@ -353,11 +354,14 @@ def report(
     if not wanted or not set(wanted) <= set(FORMATS):
         raise UsageError(f"--format: expected one or more of {','.join(FORMATS)}, found {formats!r}.")
     meanings = {code: (severity.value, text) for code, (severity, text) in CODES.items()}
+    asks = reader(why)
     with opened(context.obj) as archive:
         with transaction(archive.connections) as conn:
             day = context.obj.as_of or policy.today(conn, now())
         known = _configured(context.obj.root, sources_file)
         found = reports.compile_report(archive, day, now(), meanings=meanings, names=names, sources=known)
+        if names:
+            reading.report(archive, sum(one.count for one in found.lists if one.names), asks)
         reports.sweep_names(archive.settings.reports, now() - timedelta(days=1))
         paths = reports.write(found, archive.settings.reports, wanted)
     value = {"paths": {kind: str(path) for kind, path in paths.items()}, "red": [str(one) for one in found.red]}

@@ -10,6 +10,8 @@ Rules of this module:
   tells something too. Its subjects are what it showed.
 - Why is a code, `unstated` where nobody said. The words of a search name people: they are sealed under a key of their
   own (table queries), and the event has its id and a commitment. They go after TERM; the event stays.
+- Matter, authority and scope of a hold, and whom a request is about, are words that name people: who looks at them is
+  an event of the hold or of the request. That of a report with names says how many rows have one, not which.
 - Nothing is told of a restricted record (GDPR art. 18) but what control tables have, so that showing it is no event.
 - What is handed out is none of this (retention.holds.production, retention.requests): it goes to others.
 """
@@ -33,6 +35,8 @@ from retention.database import Connection, transaction
 from retention.errors import NotFound, UsageError
 from retention.history import life
 from retention.history.life import Life
+from retention.holds import register
+from retention.holds.register import Hold
 from retention.ledger import Event
 from retention.model import new_id
 from retention.quarantine import REASON, Listed
@@ -80,7 +84,7 @@ def show(archive: Archive, record_id: UUID, reader: Reader) -> dict[str, Any]:
     with transaction(archive.connections) as conn:
         found = catalog.show(conn, archive, record_id)
         if found["restricted_since"] is None:
-            _looked(conn, archive, "show", [record_id], reader)
+            looked(conn, archive, "show", [record_id], reader)
     return found
 
 
@@ -89,7 +93,7 @@ def history(archive: Archive, subject: UUID, reader: Reader) -> Life:
     with transaction(archive.connections) as conn:
         found = life.life(conn, archive, subject)
         if subject not in catalog.restricted(conn, [subject]):
-            _looked(conn, archive, "history", [subject], reader)
+            looked(conn, archive, "history", [subject], reader)
     return found
 
 
@@ -99,7 +103,7 @@ def explain(
     """What `explanations.explain` says. Raises NotFound."""
     with transaction(archive.connections) as conn:
         found = explanations.explain(conn, archive, record_id, reader.now, as_of, known_at)
-        _looked(conn, archive, "explain", [record_id], reader)
+        looked(conn, archive, "explain", [record_id], reader)
     return found
 
 
@@ -109,7 +113,7 @@ def events(archive: Archive, text: str, reader: Reader) -> list[dict[str, Any]]:
         subject = aggregations.subject(archive.safe, text)
         aggregations.refuse_missing(conn, [subject])
         found = catalog.trigger_events(conn, archive, [subject])
-        _looked(conn, archive, "events", [subject], reader)
+        looked(conn, archive, "events", [subject], reader)
     return found
 
 
@@ -117,7 +121,7 @@ def case_files(archive: Archive, kind: str | None, limit: int, reader: Reader) -
     """The case files, whose numbers are of patients and employees."""
     with transaction(archive.connections) as conn:
         found = aggregations.listed(conn, kind, limit)
-        _looked(conn, archive, "case-files", [one.aggregation_id for one in found if one.business_id], reader)
+        looked(conn, archive, "case-files", [one.aggregation_id for one in found if one.business_id], reader)
     return found
 
 
@@ -125,8 +129,31 @@ def quarantined(archive: Archive, state: str | None, reader: Reader, document: U
     """Documents in quarantine of a state, all of them (None), or one. Raises NotFound for one that is not there."""
     with transaction(archive.connections) as conn:
         found = quarantine.listed(conn, state) if document is None else [quarantine.show(conn, document)]
-        _looked(conn, archive, "quarantine", [one.quarantine_id for one in found if one.name is not None], reader)
+        looked(conn, archive, "quarantine", [one.quarantine_id for one in found if one.name is not None], reader)
     return found
+
+
+def holds(archive: Archive, released: bool, reader: Reader) -> list[Hold]:
+    """The holds in force, or all, with their matters."""
+    with transaction(archive.connections) as conn:
+        found = register.listed(conn, released=released)
+        looked(conn, archive, "holds", [one.hold_id for one in found if one.matter is not None], reader)
+    return found
+
+
+def hold(archive: Archive, hold_id: UUID, reader: Reader) -> dict[str, Any]:
+    """What `register.show` shows. Raises NotFound."""
+    with transaction(archive.connections) as conn:
+        found = register.show(conn, archive, hold_id)
+        looked(conn, archive, "hold", [hold_id], reader)
+    return found
+
+
+def report(archive: Archive, rows: int, reader: Reader) -> None:
+    """Enter that a report is shown in which so many rows have the name of a record."""
+    with transaction(archive.connections) as conn:
+        if _plain(conn) is not None:
+            _append(conn, archive, "report", [], reader, rows=rows)
 
 
 def proposal(archive: Archive, proposal_id: UUID, reader: Reader) -> tuple[Proposal, Change]:
@@ -136,7 +163,7 @@ def proposal(archive: Archive, proposal_id: UUID, reader: Reader) -> tuple[Propo
         if found.state == "open" and found.kind in (Kind.TRIGGER, Kind.RETRACTION, Kind.RESUMPTION):
             meant = triggers.meant(conn, archive, found)
             subjects = dict.fromkeys(given.subject for given in meant.events)
-            _looked(conn, archive, "approval", list(subjects), reader)
+            looked(conn, archive, "approval", list(subjects), reader)
     return found, meant
 
 
@@ -177,7 +204,7 @@ def _personal(conn: Connection, subjects: Sequence[UUID]) -> set[UUID]:
 # ---------------------------------------------------------------- the event
 
 
-def _looked(conn: Connection, archive: Archive, what: str, subjects: Sequence[UUID], reader: Reader) -> None:
+def looked(conn: Connection, archive: Archive, what: str, subjects: Sequence[UUID], reader: Reader) -> None:
     """The event of a reading, if any of what was shown is personal data. Last in its transaction."""
     personal = _personal(conn, subjects)
     if personal:
@@ -185,9 +212,15 @@ def _looked(conn: Connection, archive: Archive, what: str, subjects: Sequence[UU
 
 
 def _append(
-    conn: Connection, archive: Archive, what: str, shown: Sequence[UUID], reader: Reader, said: _Query | None = None
+    conn: Connection,
+    archive: Archive,
+    what: str,
+    shown: Sequence[UUID],
+    reader: Reader,
+    said: _Query | None = None,
+    rows: int | None = None,
 ) -> None:
-    detail: dict[str, Any] = {"read": what, "shown": len(shown), "why": reader.why}
+    detail: dict[str, Any] = {"read": what, "shown": len(shown) if rows is None else rows, "why": reader.why}
     own: tuple[UUID, ...] = ()
     if said is not None:
         detail |= {"query": str(said.id), "query_commitment": said.commitment.hex()}

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retention.cli.command import answer, identifier, now, opened, table, tell
+from retention.cli.command import UNSTATED, WhyOption, answer, identifier, now, opened, reader, table, tell
 
 app = typer.Typer(no_args_is_help=True, help="Holds: what must not be destroyed while a matter lasts.")
 
@@ -97,13 +97,14 @@ def _day(when: datetime | None) -> date | None:
 def hold_list(
     context: typer.Context,
     all_: Annotated[bool, typer.Option("--all", help="Released ones too.")] = False,
+    why: WhyOption = UNSTATED,
 ) -> None:
     """Holds in force, the one to be reviewed first at the top."""
-    from retention.database import transaction
-    from retention.holds import register
+    from retention import reading
 
-    with opened(context.obj) as archive, transaction(archive.connections) as conn:
-        found = register.listed(conn, released=all_)
+    asks = reader(why)
+    with opened(context.obj) as archive:
+        found = reading.holds(archive, all_, asks)
     value = {
         "holds": [
             {
@@ -140,13 +141,16 @@ def hold_show(
     context: typer.Context,
     hold: str,
     listing: Annotated[bool, typer.Option("--list", help="Every record, one a line.")] = False,
+    why: WhyOption = UNSTATED,
 ) -> None:
     """One hold: matter, authority, scope, what it has, the vault's flags, its events."""
+    from retention import reading
     from retention.database import transaction
     from retention.holds import register
 
+    asks = reader(why)
     with opened(context.obj) as archive:
-        found = register.show(archive, identifier(hold))
+        found = reading.hold(archive, identifier(hold), asks)
         if listing:
             with transaction(archive.connections) as conn:
                 found["members"] = [*map(str, register.members(conn, identifier(hold)))]

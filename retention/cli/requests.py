@@ -17,7 +17,7 @@ from uuid import UUID
 
 import typer
 
-from retention.cli.command import Options, answer, identifier, now, opened, table, tell
+from retention.cli.command import UNSTATED, Options, WhyOption, answer, identifier, now, opened, reader, table, tell
 from retention.errors import UsageError
 
 if TYPE_CHECKING:
@@ -262,18 +262,20 @@ def request_list(
 
 
 @app.command("show")
-def request_show(context: typer.Context, request: str) -> None:
+def request_show(context: typer.Context, request: str, why: WhyOption = UNSTATED) -> None:
     """One request: whom it is about, who asked, what was said of each record, its events."""
-    from retention import catalog
+    from retention import catalog, reading
     from retention.database import transaction
     from retention.requests import answers as request_answers
     from retention.requests import register
 
+    asks = reader(why)
     with opened(context.obj) as archive, transaction(archive.connections) as conn:
         found = register.one(conn, identifier(request))
         subject, by = register.said(archive, conn, found.id)
         answers = request_answers.answers(conn, found.id)
         events = catalog.history(conn, archive, found.id)
+        reading.looked(conn, archive, "request", [found.id], asks)
     value = {
         **_request(found),
         "subject": subject.text,

@@ -110,6 +110,10 @@ _READ = {
     "approval": "shown to who is to sign: the dates of its events",
     "case-files": "listed with other case files",
     "query": "the words of a search were shown",
+    "hold": "shown: its matter, authority and scope",
+    "holds": "shown in the list of holds: its matter",
+    "request": "shown: whom it is about, who asked, what was answered",
+    "report": "shown in a report with names",
 }
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from retention import catalog, descriptors
 from retention.archive import Archive, names
-from retention.database import Connection, transaction
+from retention.database import Connection
 from retention.errors import NotFound, Refused
 
 
@@ -114,18 +114,17 @@ def members(conn: Connection, hold_id: UUID) -> list[UUID]:
     return [row[0] for row in conn.execute(query, (hold_id,))]
 
 
-def show(archive: Archive, hold_id: UUID) -> dict[str, Any]:
+def show(conn: Connection, archive: Archive, hold_id: UUID) -> dict[str, Any]:
     """One hold with its matter, authority and scope, what of its flags the vault has yet, its events. NotFound."""
-    with transaction(archive.connections) as conn:
-        found = one(conn, hold_id)
-        said = descriptors.read_line(archive, conn, hold_id)
-        flags = conn.execute(
-            """SELECT count(*) FILTER (WHERE f.wanted IS DISTINCT FROM f.actual), count(f.error)
-                 FROM hold_members m JOIN hold_flags f ON f.subject_id = m.record_id WHERE m.hold_id = %s""",
-            (hold_id,),
-        ).fetchone()
-        events = catalog.history(conn, archive, hold_id)
-        who = names(conn, archive.safe, [found.placed_by])
+    found = one(conn, hold_id)
+    said = descriptors.read_line(archive, conn, hold_id)
+    flags = conn.execute(
+        """SELECT count(*) FILTER (WHERE f.wanted IS DISTINCT FROM f.actual), count(f.error)
+             FROM hold_members m JOIN hold_flags f ON f.subject_id = m.record_id WHERE m.hold_id = %s""",
+        (hold_id,),
+    ).fetchone()
+    events = catalog.history(conn, archive, hold_id)
+    who = names(conn, archive.safe, [found.placed_by])
     assert flags is not None
     return {
         "hold_id": str(hold_id),

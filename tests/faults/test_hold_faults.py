@@ -154,7 +154,8 @@ def test_a_put_of_the_sealed_line_that_breaks(archive: Archive, persisted: bool)
     assert rows(archive) == before
     placed = place(archive, "one")
     assert placed.members == 1
-    assert register.show(archive, placed.hold_id)["matter"] == "one"
+    with transaction(archive.connections) as conn:
+        assert register.show(conn, archive, placed.hold_id)["matter"] == "one"
 
 
 @pytest.mark.parametrize("persisted", [False, True])

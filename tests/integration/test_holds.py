@@ -193,7 +193,8 @@ def test_a_family_is_held_whole(archive: Archive) -> None:
 def test_what_a_person_wrote_is_in_the_sealed_line_and_nowhere_else(archive: Archive) -> None:
     deposit(archive, Doc("secret words", author="Ruth Levi"))
     placed = place(archive, text="secret", custodians=("Ruth",))
-    shown = register.show(archive, placed.hold_id)
+    with transaction(archive.connections) as conn:
+        shown = register.show(conn, archive, placed.hold_id)
     assert (shown["matter"], shown["authority"]) == (MATTER.name, MATTER.authority)
     assert shown["scope"] == {"custodians": ["Ruth"], "text": "secret"}
     assert shown["placed_by"] == "Ruth Levi"
@@ -354,7 +355,8 @@ def test_a_review_moves_the_day_and_says_so(archive: Archive) -> None:
     placed = place(archive, records=(one,))
     for _ in range(2):
         holds.review(archive, placed.hold_id, date(2098, 1, 1), utc())
-    shown = register.show(archive, placed.hold_id)
+    with transaction(archive.connections) as conn:
+        shown = register.show(conn, archive, placed.hold_id)
     assert shown["review_on"] == date(2098, 1, 1)
     assert [event["detail"].get("was") for event in shown["events"]] == [None, None, "2099-01-01"]
     with pytest.raises(UsageError):

@@ -13,13 +13,18 @@ import pytest
 from typer.testing import CliRunner
 
 from ingest.cli import app
-from retention import aggregations, ledger, policy, reading, triggers
+from retention import aggregations, holds, ledger, policy, reading, requests, triggers
 from retention.aggregations import Aggregation
 from retention.archive import Archive
 from retention.database import transaction
 from retention.errors import MunimentError, NotFound, UsageError
+from retention.holds import Matter
+from retention.holds.register import Mode
+from retention.holds.scopes import Scope
 from retention.reading import Reader
 from retention.requests import disclosures
+from retention.requests.register import Asked
+from retention.requests.subjects import Subject
 from retention.triggers import Change, Given
 from tests.archive_builder import Document, capture_all, load
 from tests.deposits import Doc, deposit, detain
@@ -117,6 +122,33 @@ def test_each_command_that_reads_is_one_event(archive: Archive, ids: dict[str, U
         assert detail == {"read": what, "shown": len(shown), "why": "complaint"}, typed
         assert event["subjects"] == [*query, *shown], typed
         assert b"Zilberquist" not in json.dumps(event).encode()
+
+
+def test_who_looks_at_words_about_people_is_told(
+    archive: Archive, ids: dict[str, UUID], muniment: Muniment, clock: Clock, tmp_path: Path
+) -> None:
+    matter = Matter("Zilberquist v. Peretz", "court order", date(2099, 1, 1))
+    hold = holds.place(archive, Scope(records=(ids["memo"],)), Mode.STATIC, matter, clock()).hold_id
+    asked = Asked(Subject("patient:ZQ-4711"), by="Rina Zilberquist")
+    request = requests.access(archive, asked, tmp_path / "copy", None, clock).request.id
+    for typed, what, whose, shown in (
+        (("hold", "list"), "holds", [hold], 1),
+        (("hold", "show", hold), "hold", [hold], 1),
+        (("request", "show", request), "request", [request], 1),
+        (("report", "--format", "json", "--names"), "report", [], None),
+        (("report", "--format", "json"), None, [], None),
+    ):
+        before = size(archive)
+        done = muniment(*typed, *(("--why", "audit") if what else ()))
+        assert isinstance(done.exception, SystemExit | None) and done.exit_code in (0, 1), done.output
+        made = [event for event in since(archive, before) if event["type"] == "dis"]
+        if what is None:
+            assert made == []
+            continue
+        (event,) = made
+        assert event["subjects"] == [*map(str, whose)] and event["detail"]["read"] == what
+        assert event["detail"]["why"] == "audit" and event["detail"]["shown"] == (shown or event["detail"]["shown"])
+        assert event["detail"]["shown"] > 0 and b"Zilberquist" not in json.dumps(event).encode()
 
 
 def test_why_is_a_code_and_need_not_be_said(archive: Archive, ids: dict[str, UUID], muniment: Muniment) -> None:
