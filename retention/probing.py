@@ -7,13 +7,17 @@ Rules of this module:
 - To lift a governance lock is the right of some: where these credentials have it (`BY_RIGHT`), that is told, and is no
   failure of the store. Everything else that does not hold is one.
 - A vault that cannot lock at all has nothing to probe; no class that asks for WORM enters it.
+- Each night it is probed by the DAG `assurance`, and when the services are started: not before every command, each of
+  which would wait for some twenty requests, but where the history knows no probe of this very vault within TERM. Which
+  vault a probe was of stands in its event as a digest of the URL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import sha256
 
 from retention import ledger
 from retention.archive import Archive
@@ -21,6 +25,10 @@ from retention.database import transaction
 from retention.ledger import Event
 
 BY_RIGHT = "bypass"
+TERM = timedelta(days=30)  # a store may change: what it withstood before is no evidence any more
+_PROBED = """
+SELECT EXISTS (SELECT FROM events WHERE type = 'val' AND recorded_at > %s
+                  AND convert_from(entry, 'UTF8')::jsonb -> 'detail' ->> 'vault' = %s)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,20 @@ def probe(archive: Archive, now: datetime) -> Probed:
     """Probe the vault; one event says what came out. Raises ServiceUnavailable: then nothing is known."""
     found = Probed(archive.vault.probe())
     outcome = "failure" if found.failed else "success"
-    detail = {"attempts": len(found.attempts), "not_kept": found.not_kept}
+    detail = {"attempts": len(found.attempts), "not_kept": found.not_kept, "vault": _digest(archive)}
     with transaction(archive.connections) as conn:
         ledger.append(conn, [Event("val", now, archive.agent, (), outcome, detail)], now)
     return found
+
+
+def at_start(archive: Archive, now: datetime) -> Probed | None:
+    """Probe the vault if it can lock and was not probed within TERM; None if there was no need."""
+    if not archive.vault.locks():
+        return None
+    with transaction(archive.connections) as conn:
+        (probed,) = conn.execute(_PROBED, (now - TERM, _digest(archive))).fetchone() or (False,)
+    return None if probed else probe(archive, now)
+
+
+def _digest(archive: Archive) -> str:
+    return sha256(archive.vault.url.encode()).hexdigest()

@@ -42,6 +42,7 @@ from retention.cli.command import (
     answer,
     decision_day,
     identifier,
+    now,
     opened,
     reader,
     table,
@@ -121,10 +122,14 @@ def up(
     context: typer.Context,
     airflow: Annotated[bool, typer.Option("--airflow", help="Airflow too.")] = False,
 ) -> None:
-    """Start the services of the workspace and wait until they answer."""
-    from retention import embedded
+    """Start the services of the workspace and wait until they answer. A store that is new here is probed."""
+    from retention import embedded, probing
 
     embedded.up(context.obj.root, airflow=airflow, say=tell)
+    with opened(context.obj) as archive:
+        probed = probing.at_start(archive, now())
+    if probed is not None and probed.failed:
+        tell(f"{archive.vault.url} does not keep its locks ({', '.join(probed.failed)}). See docs/vault.md.")
     _print_status(context.obj)
 
 

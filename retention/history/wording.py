@@ -469,9 +469,9 @@ SHAPES = (
         "recovery points in {backup_vault} that the schedule does not keep were taken away, with {objects} objects",
     ),
     Shape("poa", "locks_compared differ", "its lock or legal hold was not as wanted in the vault", failed=True),
-    Shape("val", "attempts not_kept", "the store of the vault was probed, and kept what was locked"),
+    Shape("val", "attempts not_kept vault", "the store of the vault was probed, and kept what was locked"),
     Shape(
-        *("val", "attempts not_kept", "the store of the vault was probed, and did not keep what was locked"),
+        *("val", "attempts not_kept vault", "the store of the vault was probed, and did not keep what was locked"),
         failed=True,
     ),
     Shape("dig", "verified root tables problems", "the archive was checked against its history, and was whole"),

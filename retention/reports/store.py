@@ -1,7 +1,7 @@
 """Whether locks are worth something in this store: the last probe of it, read and judged.
 
 Rules of this module:
-- Silence is failure: a store that was not probed within PERIOD may have changed, and is red.
+- Silence is failure: a store that was not probed within TERM may have changed, and is red.
 - What a store let happen although a lock forbade it is red. That these credentials may lift governance locks waits for
   the decision of a person: amber.
 """
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retention.database import Connection
-from retention.probing import BY_RIGHT
+from retention.probing import BY_RIGHT, TERM
 from retention.reports.model import Check, Status
 
-PERIOD = timedelta(days=30)
 NIGHT = timedelta(hours=26)
 _TITLE = "Locks of the store"
 _LAST = """
@@ -49,7 +48,7 @@ def check(found: Store, now: datetime) -> Check | None:
     if since is None or (found.probed_at is None and now - since <= NIGHT):
         return None
     probe = "muniment vault probe"
-    if now - since > PERIOD:
+    if now - since > TERM:
         said = f"Not probed for {(now - since).days} days: nobody knows whether it keeps what is locked."
         return Check("store", Status.RED, _TITLE, said, f"See that the DAG assurance runs; by hand: {probe}.")
     if found.probed_at is None:

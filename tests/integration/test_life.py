@@ -217,7 +217,7 @@ def everything(archive: Archive, clock: Clock, folder: Path) -> dict[str, UUID]:
     os.utime(folder / "vault" / lost.key, times=((clock() - timedelta(days=9)).timestamp(),) * 2)
     assert orphans.sweep(archive, orphans.find(archive, clock()), clock()).erased == 1
     for kept in (None, "it is gone"):
-        store: Any = SimpleNamespace(probe=lambda kept=kept: {"delete": kept})
+        store: Any = SimpleNamespace(probe=lambda kept=kept: {"delete": kept}, url="s3://a-store")
         assert probing.probe(replace(archive, vault=store), clock()).failed == (["delete"] if kept else [])
     assert reach.prove(archive, ids["plan"], lambda: clock() + timedelta(days=8)).certificate_id
     return ids

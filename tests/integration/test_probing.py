@@ -31,7 +31,7 @@ def ready(settings: Settings, clock: Clock) -> Iterator[Archive]:
 
 
 def probed(archive: Archive, found: dict[str, str | None], now: datetime) -> probing.Probed:
-    store: Any = SimpleNamespace(probe=lambda: found)
+    store: Any = SimpleNamespace(probe=lambda: found, url="s3://a-store")
     return probing.probe(replace(archive, vault=store), now)
 
 
@@ -72,3 +72,22 @@ def test_the_store_of_the_workspace_keeps_its_locks(commands_here: None, ready: 
     enforced = json.loads(done.stdout)["enforced"]
     assert set(enforced) == set(ATTEMPTS) and all(kept for name, kept in enforced.items() if name != "bypass")
     assert said(ready, clock()) is not None
+
+
+def test_at_the_start_a_store_is_probed_that_was_not_within_the_term(ready: Archive, clock: Clock) -> None:
+    calls: list[str] = []
+
+    def start(url: str, now: datetime, *, locks: bool = True) -> bool:
+        def tried() -> dict[str, str | None]:
+            calls.append(url)
+            return WHOLE
+
+        store: Any = SimpleNamespace(probe=tried, url=url, locks=lambda: locks)
+        return probing.at_start(replace(ready, vault=store), now) is not None
+
+    assert not start("file:///vault", clock(), locks=False)
+    assert start("s3://one", clock()) and not start("s3://one", clock())
+    assert start("s3://other", clock())  # what one withstood says nothing of another
+    assert not start("s3://one", clock() + timedelta(days=29))
+    assert start("s3://one", clock() + timedelta(days=31))
+    assert calls == ["s3://one", "s3://other", "s3://one"]
