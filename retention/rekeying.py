@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -35,6 +35,13 @@ from retention.errors import Refused
 from retention.ledger import Event
 
 Clock = Callable[[], datetime]
+# Buckets that lost keys to a plan, and whose own key has not left the safe; since when.
+WAITING: LiteralString = """
+(SELECT m.remains_id AS bucket_id, m.plan_id, coalesce(r.replaced_at, p.started_at, o.decided_at) AS since
+   FROM plan_remains m JOIN proposals o ON o.proposal_id = m.plan_id LEFT JOIN plans p USING (plan_id)
+   LEFT JOIN replaced_buckets r ON r.bucket_id = m.remains_id
+  WHERE m.kind = 'bucket' AND r.dropped_at IS NULL) AS waiting
+"""
 _AT_ONCE = 10_000  # keys that are unwrapped in memory
 _DROPPED_AT_ONCE = 200  # ids in one event
 _TRIES = 3

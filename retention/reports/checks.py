@@ -118,7 +118,7 @@ def check(facts: Facts) -> tuple[Check, ...]:
     if facts.store and (kept := store.check(facts.store, facts.now)):
         found.append(kept)
     if facts.opening:
-        found.append(opening.check(facts.opening, facts.now))
+        found += opening.checks(facts.opening, facts.now)
     return tuple(sorted(found, key=lambda made: order.index(made.status)))
 
 

@@ -1,15 +1,16 @@
-"""Whether the keys of what is kept were tried: each bucket of them, when, and with what outcome."""
+"""Keys: whether those of what is kept were tried, and whether those of what was destroyed are gone from the safe."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from retention import unwrapping
+from retention import rekeying, unwrapping
 from retention.reports.lists import Body, Collector, instant
 from retention.reports.model import Check, Figure, Status
 
 PERIOD = timedelta(days=90)  # every key is unwrapped at least once in this period
+NIGHT = timedelta(hours=26)  # buckets that lost keys get a new one each night
 
 _BUCKETS = Body(
     columns={
@@ -23,30 +24,57 @@ _BUCKETS = Body(
     source=unwrapping.BUCKETS,
     order="tested, bucket",
 )
+_WAITING = Body(
+    columns={"bucket": "waiting.bucket_id", "since": instant("waiting.since"), "plan": "waiting.plan_id"},
+    source=rekeying.WAITING,
+    order="since, bucket, plan",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Buckets that have keys, by list; keys in them, the test that is longest ago, and buckets that failed theirs."""
+    """Buckets that have keys, by list; keys in them, the test that is longest ago, and buckets that failed theirs.
+    Those whose key opens in old copies what was destroyed, by list, and since when the first of them does."""
 
     buckets: Figure
     keys: Figure
     oldest: datetime | None
     failed: int
+    waiting: Figure
+    since: datetime | None
 
 
 def opening(collect: Collector) -> Opening:
-    """What events tell of the tests of keys."""
+    """What the catalog knows of keys."""
     buckets = collect.one("keys-tested", "Buckets of keys, by when they were tested", _BUCKETS)
     rows = collect.numbers(
         _BUCKETS, "sum(keys)", "min(tested)::timestamptz", "count(*) FILTER (WHERE outcome = 'failure')"
     )
     keys, oldest, failed = rows[0][2:] if rows else (0, None, 0)
-    return Opening(buckets, Figure(int(keys), buckets.listing, "keys"), oldest, failed)
+    waiting = collect.one("keys-waiting", "Buckets that wait for a new key", _WAITING)
+    waits = collect.numbers(_WAITING, "min(since)::timestamptz")
+    since = waits[0][2] if waits else None
+    return Opening(buckets, Figure(int(keys), buckets.listing, "keys"), oldest, failed, waiting, since)
 
 
-def check(found: Opening, now: datetime) -> Check:
+def checks(found: Opening, now: datetime) -> list[Check]:
     """What must hold of it. Pure."""
+    return [_tested(found, now), _gone(found, now)]
+
+
+def _gone(found: Opening, now: datetime) -> Check:
+    id_, title = "keys-waiting", "Keys of what was destroyed"
+    if found.since is None:
+        return Check(id_, Status.GREEN, title, "None is in the key safe any more.", figure=found.waiting)
+    first = f"{found.since:%Y-%m-%d %H:%M} UTC"
+    said = f"{found.waiting.value:,} buckets lost keys, the first on {first}, and wait for a new one."
+    if now - found.since > NIGHT:
+        then = "Until then old copies of the catalog open what was destroyed. See what muniment key rekey says."
+        return Check(id_, Status.RED, title, said, then, found.waiting)
+    return Check(id_, Status.AMBER, title, said, "muniment key rekey, which the DAG runs each night.", found.waiting)
+
+
+def _tested(found: Opening, now: datetime) -> Check:
     id_, title, figure = "keys-tested", "Keys that open what is kept", found.keys
     if found.oldest is None:
         return Check(id_, Status.GREEN, title, "There is no key yet.", figure=figure)

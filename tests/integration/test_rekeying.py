@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from retention import backup, rekeying, seal, verification
+from retention import backup, rekeying, reports, seal, verification
 from retention.archive import Archive, load_keys, open_archive, store_keys
 from retention.cli import app
 from retention.config import BackupVault, Settings
@@ -25,6 +25,7 @@ from retention.errors import Damaged, NotFound, Refused
 from retention.history import keys, publishing
 from retention.recovery import restore
 from retention.rekeying import Rekeyed
+from retention.reports.model import Status
 from retention.seal import Safe, new_record_key, open_safe
 from tests.archive_builder import Document, approved, capture_all, enrol, load
 from tests.breaking import Broken, at, breaks
@@ -108,6 +109,23 @@ def events(archive: Archive) -> int:
     with transaction(archive.connections) as conn:
         ((size,),) = conn.execute("SELECT size FROM ledger_head")
     return int(size)
+
+
+def test_a_night_without_new_keys_is_red(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    def said(hours: int) -> tuple[Status, int]:
+        now = clock() + timedelta(hours=hours)
+        (found,) = [one for one in reports.compile_report(ready, now.date(), now).checks if one.id == "keys-waiting"]
+        assert found.figure is not None
+        return found.status, found.figure.value
+
+    assert said(0) == (Status.GREEN, 0)
+    destroy(ready, clock, tmp_path / "in")
+    with transaction(ready.connections) as conn:
+        ((buckets,),) = conn.execute("SELECT count(*) FROM plan_remains WHERE kind = 'bucket'")
+    assert said(20) == (Status.AMBER, buckets)
+    assert said(30) == (Status.RED, buckets)
+    rekeying.rekey(ready, clock)
+    assert said(30) == (Status.GREEN, 0)
 
 
 @pytest.mark.parametrize("persisted", [False, True])
