@@ -67,9 +67,10 @@ bench-retention: setup ## what retention takes at size: make bench-retention REC
 bench-ledger: setup ## append, verify and prove at size: make bench-ledger ENTRIES=1000000
 	ENTRIES=$(or $(ENTRIES),1000000) $(BIN)/python -m tests.bench.ledger
 
-bench-storage: setup ## puts beside boto3, backup and restore beside restic and borg: make bench-storage OBJECTS=20000 BYTES=100000
+bench-storage: setup ## puts beside boto3, backup and restore beside restic and borg, memory: make bench-storage OBJECTS=20000 BYTES=100000
 	PUTS=$(or $(PUTS),2000) $(BIN)/python -m tests.bench.puts
 	OBJECTS=$(or $(OBJECTS),20000) BYTES=$(or $(BYTES),100000) $(BIN)/python -m tests.bench.storage
+	MANY=$(or $(MANY),100000) $(BIN)/python -m tests.bench.memory
 
 clean: ## stop the services, delete the workspace ./var, caches and .venv
 	test ! -x $(BIN)/muniment || $(BIN)/muniment down
