@@ -29,12 +29,16 @@ def key_rekey(context: typer.Context) -> None:
     """Give every bucket of keys that lost some a new key, and drop the old one: what was destroyed stays closed in old
     copies of the catalog too. To be run each night, and after a destruction that cannot wait.
 
+    The keys of records that a lock keeps are written into the vault beside them, under the same lock. Exits 1 if one
+    of these objects is not as it must be.
+
     Former root keys that nothing needs any more are dropped too. Copies of the key safe in second vaults keep the old
     key for seven days, and while no newer one was made."""
-    from retention import custody, rekeying
+    from retention import custody, locked_keys, rekeying
 
     with opened(context.obj) as archive:
         done = rekeying.rekey(archive, now)
+        kept = locked_keys.keep(archive, now)
         forgotten = custody.forget(archive, now)
 
     def people() -> None:
@@ -44,12 +48,18 @@ def key_rekey(context: typer.Context) -> None:
         )
         if done.busy:
             print(f"{done.busy:,} buckets or tables were in use, and are left for the next run")
+        if kept.objects or kept.erased:
+            print(f"{kept.keys:,} keys of locked records put beside them, {kept.erased:,} such objects erased")
+        for key, said in kept.differ.items():
+            print(f"{key}: {said}")
         for root in forgotten:
             print(f"former root key {root} dropped for good")
 
     value = {"replaced": done.replaced, "wrapped": done.wrapped, "dropped": done.dropped, "busy": done.busy}
-    answer(context.obj, {**value, "former_roots": [str(one) for one in forgotten]}, people)
-    if done.busy:
+    value |= {"locked_keys": kept.keys, "locked_keys_erased": kept.erased}
+    named = {"locked_keys_differ": kept.differ, "former_roots": [str(one) for one in forgotten]}
+    answer(context.obj, {**value, **named}, people)
+    if done.busy or kept.differ:
         raise typer.Exit(1)
 
 

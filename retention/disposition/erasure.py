@@ -5,7 +5,8 @@ Rules of this module (requirements: storage, *Sealing*, *Residue*; design: *Cras
   the same.
 - With the row of its key goes what the key sealed: content and descriptor line, in every copy. Tombstone and deletion
   of the key are one transaction. The bytes follow: every version of every object, and the vault is listed again.
-- A record is `destroyed` (T2) only when nothing of it is left in the vault; a failure on one stops no other.
+- A record is `destroyed` (T2) only when nothing of it, nor its key, is left in the vault; a failure on one stops no
+  other.
 - Descriptor objects are shared: the line of a destroyed record is unreadable there until the last member is gone.
 - An aggregation of which no record is left loses its key too. The dates of what happened to a record or to such an
   aggregation go with it.
@@ -23,7 +24,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from retention import descriptors, ledger, policy, quarantine
+from retention import descriptors, ledger, locked_keys, policy, quarantine
 from retention.archive import Archive, store_keys
 from retention.database import Connection, transaction
 from retention.disposition.plans import SUBJECTS, cut, remains
@@ -47,8 +48,9 @@ def destroy(archive: Archive, plan_id: UUID, ids: Sequence[UUID], clock: Clock) 
     former = _former(archive, ids)
     _destroy_keys(archive, plan_id, ids, former, annexes, clock())
     gone, failed = _erase(archive, ids)
-    _finish(archive, plan_id, gone, former, clock())
-    return [*untold.items(), *failed]
+    left = locked_keys.let_go(archive, gone, clock)
+    _finish(archive, plan_id, [record for record in gone if record not in left], former, clock())
+    return [*untold.items(), *failed, *left.items()]
 
 
 def _former(archive: Archive, ids: Sequence[UUID]) -> dict[UUID, UUID]:

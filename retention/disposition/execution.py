@@ -33,7 +33,7 @@ from uuid import UUID
 
 import psycopg
 
-from retention import catalog, database, eligibility, engine, holds, ledger, policy, signatures
+from retention import catalog, database, eligibility, engine, holds, ledger, locked_keys, policy, signatures
 from retention.archive import Archive
 from retention.database import Connection, transaction
 from retention.disposition import certificate, erasure, transfers
@@ -401,7 +401,7 @@ def _locked(conn: Connection, ids: Sequence[UUID], now: datetime) -> set[UUID]:
                                WHERE f.subject_id = q.quarantine_id AND (f.wanted OR f.actual IS NOT FALSE)))""",
         {"ids": list(ids), "now": now, "short": SHORT},
     )
-    return {row[0] for row in rows}
+    return {row[0] for row in rows} | locked_keys.locked(conn, ids, now)
 
 
 def _restricted(conn: Connection, ids: Sequence[UUID]) -> set[UUID]:

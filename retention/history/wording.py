@@ -575,6 +575,11 @@ SHAPES = (
     Shape(
         "del", "bucket_keys", "the keys of {bucket_keys} buckets left the key safe | what they had wrapped is closed"
     ),
+    Shape(
+        *("rep", "key_object sha256 mode until"),
+        "its key was written beside it, into {key_object} | that object is locked until {until}",
+    ),
+    Shape("del", "key_object", "{key_object}, which had its key beside it, is gone from the vault"),
     Shape("enc", "root kept replaces", "the key safe was sealed to another root key, {root}, kept in {kept}"),
     Shape("del", "root_keys", "{root_keys} former root keys left the key safe | nothing that is kept needs them"),
     Shape("dec", "keys", "{keys} keys, of this bucket and those tested with it, were unwrapped: each as it was"),

@@ -38,7 +38,7 @@ ORDER = (
     *("plan_remains", "transfers", "tombstones", "class_changes", "extensions", "notices", "object_locks"),
     *("holds", "hold_members", "hold_quarantined", "hold_members_released", "hold_flags", "trigger_events"),
     *("current_triggers", "suspensions", "requests", "request_answers", "restrictions", "ledger_keys"),
-    *("event_subjects", "record_labels"),
+    *("key_objects", "event_subjects", "record_labels"),
 )
 # Written by a statement of their own below.
 APART = {
@@ -82,6 +82,7 @@ _VALUES: Mapping[str, Mapping[str, str]] = {
         "content": "coalesce(d.content, (SELECT c.content FROM dumped_contents c WHERE c.record_id = t.record_id))"
     },
     "object_locks": _QUEUED,
+    "key_objects": {"locked_at": "NULL"},  # of the vault that was; the next run makes what is not in this one
     "hold_flags": {**_QUEUED, "wanted": "true", "actual": "NULL"},
     "trigger_events": {
         "effective": "coalesce(d.effective, (SELECT o.effective FROM dumped_trigger_events o "

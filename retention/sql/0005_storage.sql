@@ -82,3 +82,21 @@ GRANT SELECT ON replaced_buckets TO muniment_auditor;
 GRANT UPDATE (bucket_id) ON key_buckets TO muniment_application;     -- rows are locked, and never changed
 GRANT UPDATE (bucket_id, wrapped) ON subject_keys TO muniment_application;
 GRANT MAINTAIN ON descriptions TO muniment_application;              -- its files are written anew
+
+-- ---------------------------------------------------------------- keys of locked content
+
+-- Objects of the vault that have the keys of records which a lock keeps (retention/locked_keys.py). locked_at: when its
+-- lock was first read back.
+CREATE TABLE key_objects (
+    object_key text PRIMARY KEY,
+    subjects   uuid[] NOT NULL,
+    sha256     bytea NOT NULL CONSTRAINT key_objects_sha256 CHECK (octet_length(sha256) = 32),
+    mode       text NOT NULL CONSTRAINT key_objects_mode CHECK (mode IN ('governance', 'compliance')),
+    until      timestamptz NOT NULL,
+    made_at    timestamptz NOT NULL,
+    locked_at  timestamptz
+);
+CREATE INDEX key_objects_by_subject ON key_objects USING gin (subjects);
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON key_objects TO muniment_application;
+GRANT SELECT ON key_objects TO muniment_auditor;

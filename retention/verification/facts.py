@@ -180,6 +180,15 @@ SELECT r.bucket_id, (r.detail ->> 'by')::uuid AS replaced_by, (r.detail ->> 'key
               ORDER BY bucket_id, position DESC) AS d ON d.bucket_id = r.bucket_id AND d.position > r.position
 """
 
+_KEY_OBJECTS = """
+SELECT r.detail ->> 'key_object' AS object_key, r.subjects, decode(r.detail ->> 'sha256', 'hex') AS sha256,
+       r.detail ->> 'mode' AS mode, (r.detail ->> 'until')::timestamptz AS until, r.at AS made_at, r.position
+  FROM history r
+ WHERE r.type = 'rep' AND r.detail ? 'key_object'
+   AND NOT EXISTS (SELECT FROM history d
+                    WHERE d.type = 'del' AND d.detail ->> 'key_object' = r.detail ->> 'key_object')
+"""
+
 _LEDGER_KEYS = """
 SELECT row_number() OVER (ORDER BY position)::integer AS number, split_part(detail ->> 'vkey', '+', 1) AS origin,
        detail ->> 'vkey' AS vkey, at AS recorded_at, position
@@ -280,6 +289,13 @@ PROJECTIONS = (
     ),
     Projection(
         "replaced_buckets", ("bucket_id",), _columns("replaced_by keys replaced_at dropped_at"), _REPLACED_BUCKETS
+    ),
+    Projection(
+        "key_objects",
+        ("object_key",),
+        _columns("subjects sha256 mode until made_at"),
+        _KEY_OBJECTS,
+        elsewhere={"locked_at": "what the nightly run notes for itself: the vault is asked for the lock"},
     ),
     Projection(
         "ledger_keys",

@@ -117,6 +117,7 @@ def test_everything_that_can_happen(machines: tuple[Site, Site], clock: Clock, t
 # Queues begin anew, and the ledger goes on: that it was restored is an event.
 ANEW = {
     "hold_flags": {"actual", "queued_at", "read_back_at", "attempts", "error"},
+    "key_objects": {"locked_at"},
     "object_locks": {"actual_until", "queued_at", "read_back_at", "attempts", "error"},
     "descriptors": {"recorded_at"},
     "ledger_checkpoints": {"recorded_at"},

@@ -32,6 +32,7 @@ from retention import (
     fixity,
     holds,
     ledger,
+    locked_keys,
     locks,
     orphans,
     policy,
@@ -119,6 +120,7 @@ PLACES = {
     "history/keys": {"_introduce"},
     "holds/__init__": {"_held", "_joined", "_too_late", "place", "review", "take_effect"},
     "holds/production": {"produce"},
+    "locked_keys": {"_forget", "_write"},
     "locks": {"reconcile"},
     "orphans": {"_enter"},
     "packages/__init__": {"handed_out"},
@@ -430,6 +432,10 @@ def _night(archive: Archive, clock: Clock, ids: dict[str, UUID], folder: Path) -
             "SELECT record_id, 'records/' || record_id || '/' || encode(sealed_sha256, 'hex'), version "
             "FROM contents JOIN hold_members USING (record_id) LIMIT 1"
         ).fetchall()
+    assert locked_keys.keep(archive, clock).objects == 1
+    for stored in [*archive.vault.list("keys")]:
+        (folder / "vault" / stored.key).unlink()
+    assert locked_keys.keep(archive, clock).objects == 1
     flags.drain(archive, clock())
     for on in (True, False, True):
         archive.vault.hold(key, version, on)

@@ -54,6 +54,7 @@ ANEW = {
     "hold_flags": {"actual", "queued_at", "read_back_at", "attempts", "error"},
     "key_buckets": {"recorded_at"},
     "ledger_checkpoints": {"recorded_at"},
+    "key_objects": {"locked_at"},
     "object_locks": {"actual_until", "queued_at", "read_back_at", "attempts", "error"},
     "pseudonyms": {"recorded_at"},
     "records": {"special"},  # of what is kept, compared by `verify`
