@@ -1,8 +1,10 @@
-"""Fixity: the sealed documents read again, and compared with the digest that their capture's event has.
+"""Fixity: sealed documents and descriptor objects read again, and compared with the digests of their capture.
 
 Rules of this module:
 - Those that were read longest ago come first. One run reads a share of all; a share of two percent a night reads each
   object in fifty nights, well within the ninety days that the report allows.
+- Descriptor objects have a turn instead, by their id and the day: a share of two percent reads each on one day in
+  fifty. They are few, and `verify` opens every one of them; here they are healed.
 - The digest is that of the sealed bytes, so nothing is opened. What is read by whom needs no key.
 - When it was read (`verified_at`) and its PREMIS event (fix) commit together, a batch at a time: an event names the
   objects that were whole, another one those that were not. What is damaged keeps its former time: it comes first again.
@@ -15,12 +17,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from tempfile import TemporaryFile
+from typing import LiteralString
 from uuid import UUID
 
 from psycopg import sql
@@ -46,9 +49,16 @@ SELECT quarantine_id, 'quarantine/' || quarantine_id, version, sealed_bytes, sea
 """)
 
 
+# Descriptor objects whose turn it is.
+_DESCRIPTORS: LiteralString = """
+SELECT descriptor_id, 'descriptors/' || descriptor_id, version, bytes, sha256 FROM descriptors
+ WHERE ('x' || right(descriptor_id::text, 8))::bit(32)::bigint %% %(cycle)s = %(day)s %% %(cycle)s ORDER BY 1
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One sealed document in the vault."""
+    """One sealed document in the vault, or a descriptor object."""
 
     subject_id: UUID
     key: str
@@ -59,9 +69,10 @@ class Object:
 
 @dataclass(slots=True)
 class Checked:
-    """What a run read: objects and bytes; what was not whole, and why."""
+    """What a run read: documents, descriptor objects and bytes; what was not whole, and why."""
 
     read: int = 0
+    descriptors: int = 0
     bytes: int = 0
     damaged: dict[UUID, str] = field(default_factory=dict)
     healed: dict[UUID, str] = field(default_factory=dict)  # of these, from which second vault
@@ -81,13 +92,23 @@ def oldest(conn: Connection, share: float) -> tuple[int, Iterator[list[Object]]]
         "SELECT subject_id, key, version, sealed_bytes, sealed_sha256 FROM ({}) AS d ORDER BY verified_at, key LIMIT {}"
     ).format(DOCUMENTS, most)
 
-    def batches() -> Iterator[list[Object]]:
-        with conn.cursor(name="documents") as cursor:
-            cursor.execute(query)
-            while rows := cursor.fetchmany(_BATCH):
-                yield [Object(row[0], row[1], row[2], row[3], bytes(row[4])) for row in rows]
+    return most, _streamed(conn, query)
 
-    return most, batches()
+
+def _in_turn(conn: Connection, share: float, today: date) -> Iterator[list[Object]]:
+    """Batches of the descriptor objects of this day."""
+    if share <= 0:
+        return iter(())
+    return _streamed(conn, sql.SQL(_DESCRIPTORS), {"cycle": max(round(1 / share), 1), "day": today.toordinal()})
+
+
+def _streamed(
+    conn: Connection, query: sql.SQL | sql.Composed, asked: Mapping[str, int] | None = None
+) -> Iterator[list[Object]]:
+    with conn.cursor(name="objects") as cursor:
+        cursor.execute(query, asked)
+        while rows := cursor.fetchmany(_BATCH):
+            yield [Object(row[0], row[1], row[2], row[3], bytes(row[4])) for row in rows]
 
 
 def read(archive: Archive, wanted: Sequence[Object]) -> Iterator[tuple[Object, str | None]]:
@@ -116,19 +137,27 @@ def run(archive: Archive, share: float, clock: Callable[[], datetime], tell: Tel
     with transaction(archive.connections) as reading:
         most, batches = oldest(reading, share)
         for batch in batches:
-            wrong = {one.subject_id: why for one, why in read(archive, batch) if why is not None}
-            whole = [one.subject_id for one in batch if one.subject_id not in wrong]
-            with transaction(archive.connections) as conn:
-                damaged = _enter(conn, archive, whole, wrong, clock())
-            found.damaged |= damaged
-            for one in batch:
-                if one.subject_id in damaged and (name := _heal(archive, one, clock())) is not None:
-                    found.healed[one.subject_id] = name
+            _check(archive, batch, found, clock)
             found.read += len(batch)
-            found.bytes += sum(one.sealed_bytes for one in batch)
             if tell:
                 tell(found.read, most)
+        for batch in _in_turn(reading, share, clock().date()):
+            _check(archive, batch, found, clock)
+            found.descriptors += len(batch)
     return found
+
+
+def _check(archive: Archive, batch: Sequence[Object], found: Checked, clock: Callable[[], datetime]) -> None:
+    """Read, enter what came out, heal."""
+    wrong = {one.subject_id: why for one, why in read(archive, batch) if why is not None}
+    whole = [one.subject_id for one in batch if one.subject_id not in wrong]
+    with transaction(archive.connections) as conn:
+        damaged = _enter(conn, archive, whole, wrong, clock())
+    found.damaged |= damaged
+    for one in batch:
+        if one.subject_id in damaged and (name := _heal(archive, one, clock())) is not None:
+            found.healed[one.subject_id] = name
+    found.bytes += sum(one.sealed_bytes for one in batch)
 
 
 def _heal(archive: Archive, one: Object, now: datetime) -> str | None:
@@ -148,6 +177,7 @@ def _heal(archive: Archive, one: Object, now: datetime) -> str | None:
                 "UPDATE contents SET version = %s WHERE record_id = %s",
                 "UPDATE quarantine SET version = %s WHERE quarantine_id = %s",
                 "UPDATE object_locks SET version = %s WHERE subject_id = %s",
+                "UPDATE descriptors SET version = %s WHERE descriptor_id = %s",
             ):
                 conn.execute(statement.encode(), (stored.version, one.subject_id))
             detail = {"healed": 1, "versions": [stored.version]}
@@ -160,7 +190,10 @@ def _enter(
     conn: Connection, archive: Archive, whole: Sequence[UUID], wrong: dict[UUID, str], now: datetime
 ) -> dict[UUID, str]:
     """The times and the events of a batch; returns what is damaged, and was not destroyed meanwhile."""
-    still = sql.SQL("SELECT subject_id FROM ({}) AS d WHERE subject_id = ANY ({}::uuid[])")
+    still = sql.SQL(
+        "SELECT subject_id FROM ({0}) AS d WHERE subject_id = ANY ({1}::uuid[]) "
+        "UNION ALL SELECT descriptor_id FROM descriptors WHERE descriptor_id = ANY ({1}::uuid[])"
+    )
     kept = {row[0] for row in conn.execute(still.format(DOCUMENTS, [*whole, *wrong]))}
     there = [subject for subject in whole if subject in kept]
     damaged = {subject: why for subject, why in wrong.items() if subject in kept}

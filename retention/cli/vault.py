@@ -24,7 +24,8 @@ def fixity_run(
         float, typer.Option(min=0.0, max=100.0, metavar="PERCENT", help="How many, those read longest ago first.")
     ] = 2.0,
 ) -> None:
-    """Read a share of all documents again, and unwrap that share of all keys: two percent a night is all in fifty.
+    """Read a share of all documents and descriptor objects again, and unwrap that share of all keys: two percent a
+    night is all in fifty.
 
     What is damaged is healed from a second vault that has it whole. Exits 1 if one is damaged still, or a key does not
     unwrap, and names it."""
@@ -44,12 +45,12 @@ def fixity_run(
         for subject, why in damaged.items():
             print(f"{subject}: {why}" + (f" Healed from {healed[subject]}." if subject in healed else ""))
         said = f"{len(damaged) or 'none'} damaged, {len(healed) or 'none'} healed"
-        print(f"{done.read:,} documents read, {done.bytes:,} bytes: {said}")
+        print(f"{done.read:,} documents and {done.descriptors:,} descriptor objects read, {done.bytes:,} bytes: {said}")
         print(f"{tested.keys:,} keys unwrapped, {len(broken) or 'none'} damaged")
 
     keys = {"unwrapped": tested.keys, "buckets": tested.buckets, "damaged": broken}
-    value = {"read": done.read, "bytes": done.bytes, "damaged": damaged, "healed": healed, "keys": keys}
-    answer(context.obj, value, people)
+    read = {"read": done.read, "descriptors": done.descriptors, "bytes": done.bytes}
+    answer(context.obj, {**read, "damaged": damaged, "healed": healed, "keys": keys}, people)
     if done.left or broken:
         raise typer.Exit(1)
 

@@ -9,8 +9,8 @@ ALTER TABLE approvers ALTER COLUMN public_key DROP NOT NULL;
 ALTER TABLE signatures ALTER COLUMN signature DROP NOT NULL;
 GRANT UPDATE (kind, sealed_name) ON pseudonyms TO muniment_application;  -- a name that is used again is entered again
 
--- Of a document that was healed the whole version is another one.
-GRANT UPDATE (version) ON contents TO muniment_application;
+-- Of an object that was healed the whole version is another one.
+GRANT UPDATE (version) ON contents, descriptors TO muniment_application;
 
 -- 5 lost: captured after the last recovery point, and its content or its key is in no copy.
 ALTER TABLE records DROP CONSTRAINT records_state, ADD CONSTRAINT records_state CHECK (state BETWEEN 1 AND 5);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -73,6 +73,26 @@ def test_damaged_and_missing_ones_are_healed(archive: Archive, clock: Clock) -> 
     assert fixity.run(archive, 1.0, clock).damaged == {}
     points_to = {record: version for record, _, version in objects(archive)}
     assert all(points_to[record] == version for record, _, version in rest)
+    found = verification.verify(archive)
+    assert [str(problem) for problem in found.problems if "ledger" not in problem.path] == []
+
+
+def test_a_descriptor_object_is_healed_on_its_day(archive: Archive, clock: Clock) -> None:
+    with transaction(archive.connections) as conn:
+        lines = conn.execute(
+            "SELECT descriptor_id, 'descriptors/' || descriptor_id, version FROM descriptors"
+        ).fetchall()
+    one, key, version = lines[0]
+    spoil(archive.vault, key, version)
+
+    def run(share: float, days: int) -> fixity.Checked:
+        return fixity.run(archive, share, lambda: clock() + timedelta(days=days))
+
+    assert run(0.0, 0).descriptors == 0
+    nights = [run(0.25, day) for day in range(4)]
+    assert [done.healed for done in nights if one in done.damaged] == [{one: "disk"}]
+    assert sum(done.descriptors for done in nights) == len(lines)
+    assert (run(1.0, 4).descriptors, run(1.0, 5).damaged) == (len(lines), {})
     found = verification.verify(archive)
     assert [str(problem) for problem in found.problems if "ledger" not in problem.path] == []
 

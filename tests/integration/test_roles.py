@@ -185,6 +185,7 @@ def test_every_table_has_a_decided_right_and_the_application_no_more_than_its_co
         ("subject_keys", "wrapped", "UPDATE"),
         ("contents", "verified_at", "UPDATE"),
         ("contents", "version", "UPDATE"),  # healed
+        ("descriptors", "version", "UPDATE"),  # the same
         ("pseudonyms", "kind", "UPDATE"),  # a name that was in no copy, used again
         ("pseudonyms", "sealed_name", "UPDATE"),
     }
