@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
@@ -149,7 +149,8 @@ def _unit(archive: Archive, document: Document, clock: Clock, path: Path) -> Uni
             sha256=sha256(content).digest(),
         )
         record_id = new_id(clock())
-        wanted = ("governance", clock() + timedelta(days=2)) if document.class_id == "LOCKED" else None
+        ends = max(clock(), datetime.now(UTC)) + timedelta(days=2)  # a vault keeps its locks by a clock of its own
+        wanted = ("governance", ends) if document.class_id == "LOCKED" else None
         deposits.append(
             Deposit(
                 record_id=record_id,
