@@ -91,6 +91,8 @@ def rekey() -> dict[str, int]:
     done = run(["key", "rekey"])
     if done["busy"]:
         raise AirflowException(f"{done['busy']} buckets of keys were in use each time; it is tried again.")
+    if differ := done["locked_keys_differ"]:
+        raise AirflowException("; ".join(f"{key}: {said}" for key, said in differ.items()))
     return {name: done[name] for name in ("replaced", "wrapped", "dropped")}
 
 

@@ -37,8 +37,8 @@ from retention.archive import Archive, load_keys
 from retention.database import Connection, transaction
 from retention.errors import Damaged, MunimentError, NotFound
 from retention.ledger import Event
-from retention.seal import Safe
-from retention.vault.base import Lock, LockMode, Vault, covers
+from retention.seal import RecordKey, Safe
+from retention.vault.base import Lock, LockMode, covers
 
 FOLDER = "keys"
 FORMAT = 1
@@ -106,6 +106,15 @@ SELECT k.bucket_id, n.mode, n.until, n.subject_id FROM needed n JOIN subject_key
 """
 
 
+# Records that a lock keeps and whose key stands in no locked object; since when they are there.
+WAITING: LiteralString = """
+(SELECT r.record_id, r.recorded_at AS since FROM object_locks l JOIN records r ON r.record_id = l.subject_id
+  WHERE r.state = 1 AND greatest(l.wanted_until, l.actual_until) > %(now)s
+    AND NOT EXISTS (SELECT FROM key_objects o WHERE o.locked_at IS NOT NULL AND o.subjects @> ARRAY[r.record_id])
+) AS beside
+"""
+
+
 def keep(archive: Archive, clock: Clock) -> Kept:
     """Write what is missing, lock and hold what there is, erase what nobody needs. Nightly; again is fine. Raises
     ServiceUnavailable; another run is waited for."""
@@ -147,16 +156,13 @@ def locked(conn: Connection, records: Sequence[UUID], now: datetime) -> set[UUID
     return {row[0] for row in rows}
 
 
-def opened(vault: Vault, safe: Safe, key: str) -> tuple[UUID, dict[UUID, bytes]]:
-    """The bucket and the records' keys of an object as it stands in the vault. Raises NotFound, Damaged."""
-    with vault.open(key) as file:
-        content = safe.open(file.read(), key)
+def opened(safe: Safe, key: str, content: bytes) -> dict[UUID, RecordKey]:
+    """The records' keys of an object with this content. Raises Damaged."""
     try:
-        found: dict[str, Any] = json.loads(content)
+        found: dict[str, Any] = json.loads(safe.open(content, key))
         if found["format"] != FORMAT:
             raise Damaged(f"{key}: expected format {FORMAT}, found {found['format']}. Another version wrote it.")
-        keys = {UUID(subject): base64.b64decode(secret) for subject, secret in found["keys"].items()}
-        return UUID(found["bucket"]), keys
+        return {UUID(subject): RecordKey(base64.b64decode(secret)) for subject, secret in found["keys"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{key}: it opens, and cannot be read ({error}).") from None
 

@@ -62,6 +62,7 @@ def rebuild(settings: Settings, trusts: Sequence[Verifier], now: datetime, tell:
             staging.make(conn)
             problems = staging.look(conn, vault, settings.vault_threads, telling("descriptor objects"))
             tell_history(conn, ())
+            problems += staging.open_keys(conn, vault, safe, now)
             problems += staging.open_days(conn, vault, safe)
             tables.fill(conn, safe, 0, now)
             return _counted(conn, published, problems)

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
 from hashlib import sha256
 from uuid import UUID
 
 from psycopg import sql
 
-from retention import descriptors, policy, schedule
+from retention import descriptors, locked_keys, policy, schedule
 from retention.backup import points
 from retention.backup.points import NOT_DUMPED, Point
 from retention.database import Connection
@@ -28,7 +28,7 @@ from retention.disposition.plans import ONE_STAGE
 from retention.errors import Damaged, MunimentError
 from retention.history.offline import Problem
 from retention.parallel import in_order
-from retention.seal import Safe
+from retention.seal import RecordKey, Safe
 from retention.vault.base import Stored, Vault
 from retention.verification.facts import TRIGGER_EVENTS
 
@@ -167,6 +167,42 @@ def _look_at_schedules(conn: Connection, vault: Vault) -> Iterator[Problem]:
             "INSERT INTO stage_names SELECT n, sha256(convert_to(n, 'UTF8')) FROM unnest(%s::text[]) AS n",
             (sorted(names),),
         )
+
+
+# ---------------------------------------------------------------- keys that stand beside what is locked
+
+
+def open_keys(conn: Connection, vault: Vault, safe: Safe, now: datetime) -> list[Problem]:
+    """The keys of locked records that are in no dump and stand in the vault (retention.locked_keys), as if it had
+    them: wrapped under the present bucket of the class that each was captured in."""
+    problems = []
+    for stored in vault.list(locked_keys.FOLDER):
+        try:
+            with vault.open(stored.key) as file:
+                content = file.read()
+            keys = _told_keys(conn, safe, stored.key, content)
+        except MunimentError as error:
+            problems.append(Problem(f"vault {stored.key}", str(error)))
+            continue
+        classes = conn.execute(
+            "SELECT subject, detail ->> 'class' FROM history WHERE type = 'ing' AND subject = ANY(%s)", ([*keys],)
+        ).fetchall()
+        for record, scope in classes:
+            bucket = safe.current(scope, now.astimezone(UTC).date(), now)
+            conn.execute(
+                "INSERT INTO dumped_subject_keys (subject_id, bucket_id, wrapped) SELECT %(id)s, %(bucket)s, %(key)s "
+                "WHERE NOT EXISTS (SELECT FROM dumped_subject_keys WHERE subject_id = %(id)s)",
+                {"id": record, "bucket": bucket.id, "key": bucket.wrap(keys[record])},
+            )
+    return problems
+
+
+def _told_keys(conn: Connection, safe: Safe, key: str, content: bytes) -> dict[UUID, RecordKey]:
+    """Raises Damaged for an object that no event put there."""
+    told = "SELECT FROM history WHERE type = 'rep' AND detail ->> 'key_object' = %s AND detail ->> 'sha256' = %s"
+    if conn.execute(told, (key, sha256(content).hexdigest())).fetchone() is None:
+        raise Damaged("no event put it there as it is: it was changed, or somebody wrote it.")
+    return locked_keys.opened(safe, key, content)
 
 
 # ---------------------------------------------------------------- days that only sealed lines have

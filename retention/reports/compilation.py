@@ -108,7 +108,7 @@ def compile_report(
             assured=evidence.assured(collect.conn, now),
             continuity=continuity.continuity(collect.conn, schedule, archive.safe.root.id, now),
             store=store.store(collect.conn),
-            opening=opening.opening(collect),
+            opening=opening.opening(collect, now),
             defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),
             frozen=under_hold,

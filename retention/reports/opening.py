@@ -1,11 +1,12 @@
-"""Keys: whether those of what is kept were tried, and whether those of what was destroyed are gone from the safe."""
+"""Keys: whether those of what is kept were tried, whether those of what is locked stand beside it, and whether those
+of what was destroyed are gone from the safe."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from retention import rekeying, unwrapping
+from retention import locked_keys, rekeying, unwrapping
 from retention.reports.lists import Body, Collector, instant
 from retention.reports.model import Check, Figure, Status
 
@@ -29,12 +30,18 @@ _WAITING = Body(
     source=rekeying.WAITING,
     order="since, bucket, plan",
 )
+_BESIDE = Body(
+    columns={"record": "beside.record_id", "since": instant("beside.since")},
+    source=locked_keys.WAITING,
+    order="since, record",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
     """Buckets that have keys, by list; keys in them, the test that is longest ago, and buckets that failed theirs.
-    Those whose key opens in old copies what was destroyed, by list, and since when the first of them does."""
+    Those whose key opens in old copies what was destroyed, by list, and since when the first of them does. Records
+    that a lock keeps without their key beside them, by list, and since when."""
 
     buckets: Figure
     keys: Figure
@@ -42,9 +49,11 @@ class Opening:
     failed: int
     waiting: Figure
     since: datetime | None
+    beside: Figure
+    alone: datetime | None
 
 
-def opening(collect: Collector) -> Opening:
+def opening(collect: Collector, now: datetime) -> Opening:
     """What the catalog knows of keys."""
     buckets = collect.one("keys-tested", "Buckets of keys, by when they were tested", _BUCKETS)
     rows = collect.numbers(
@@ -54,12 +63,29 @@ def opening(collect: Collector) -> Opening:
     waiting = collect.one("keys-waiting", "Buckets that wait for a new key", _WAITING)
     waits = collect.numbers(_WAITING, "min(since)::timestamptz")
     since = waits[0][2] if waits else None
-    return Opening(buckets, Figure(int(keys), buckets.listing, "keys"), oldest, failed, waiting, since)
+    at = replace(_BESIDE, params={"now": now})
+    beside = collect.one("keys-beside", "Locked records without their key beside them", at)
+    alone = collect.numbers(at, "min(since)::timestamptz")
+    tested = Figure(int(keys), buckets.listing, "keys")
+    return Opening(buckets, tested, oldest, failed, waiting, since, beside, alone[0][2] if alone else None)
 
 
 def checks(found: Opening, now: datetime) -> list[Check]:
     """What must hold of it. Pure."""
-    return [_tested(found, now), _gone(found, now)]
+    return [_tested(found, now), _gone(found, now), _kept(found, now)]
+
+
+def _kept(found: Opening, now: datetime) -> Check:
+    id_, title = "keys-beside", "Keys of what is locked"
+    if found.alone is None:
+        said = "Each stands in the vault beside what it opens, under the same lock."
+        return Check(id_, Status.GREEN, title, said, figure=found.beside)
+    first = f"{found.alone:%Y-%m-%d %H:%M} UTC"
+    said = f"{found.beside.value:,} locked records have none beside them, the first since {first}."
+    if now - found.alone > NIGHT:
+        then = "Whoever loses the key safe loses what the vault keeps. See what muniment key rekey says."
+        return Check(id_, Status.RED, title, said, then, found.beside)
+    return Check(id_, Status.AMBER, title, said, "muniment key rekey, which the DAG runs each night.", found.beside)
 
 
 def _gone(found: Opening, now: datetime) -> Check:

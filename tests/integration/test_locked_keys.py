@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from retention import holds, locked_keys, locks
+from retention import holds, locked_keys, locks, reports
 from retention.archive import Archive, load_keys, open_archive
 from retention.config import Settings
 from retention.database import transaction
@@ -23,6 +23,7 @@ from retention.holds import Matter
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
 from retention.locked_keys import keep, opened
+from retention.reports.model import Status
 from retention.vault.local import LOCKS
 from retention.verification import tables
 from retention.verification.projections import PROJECTIONS
@@ -56,8 +57,9 @@ def objects(archive: Archive) -> dict[str, set[UUID]]:
         assert list(tables.compare(conn, one)) == []
         found: dict[str, set[UUID]] = {}
         for stored in archive.vault.list("keys"):
-            _, keys = opened(archive.vault, archive.safe, stored.key)
-            assert keys == {k: v.secret for k, v in load_keys(conn, archive.safe, keys).items()}
+            with archive.vault.open(stored.key) as file:
+                keys = opened(archive.safe, stored.key, file.read())
+            assert keys == load_keys(conn, archive.safe, keys)
             found[stored.key] = set(keys)
     assert {key: set(subjects) for key, subjects in rows} == found
     return found
@@ -96,6 +98,21 @@ def test_the_key_of_what_is_locked_stands_beside_it(ready: Archive, clock: Clock
     again = keep(ready, clock)
     assert (again.objects, again.erased, again.differ) == (0, 0, {})
     assert objects(ready) == {key: kept}
+
+
+def test_a_night_without_it_is_red(ready: Archive, clock: Clock, tmp_path: Path) -> None:
+    def said(hours: int) -> tuple[Status, int]:
+        now = clock() + timedelta(hours=hours)
+        (found,) = [one for one in reports.compile_report(ready, now.date(), now).checks if one.id == "keys-beside"]
+        assert found.figure is not None
+        return found.status, found.figure.value
+
+    assert said(0) == (Status.GREEN, 0)
+    locked(ready, clock, tmp_path / "in", "one", "two")
+    capture_all(ready, [Document("SHORT", "without a lock")], clock, tmp_path / "free")
+    assert (said(20), said(30)) == ((Status.AMBER, 2), (Status.RED, 2))
+    keep(ready, clock)
+    assert said(30) == (Status.GREEN, 0)
 
 
 def test_what_is_locked_until_another_day_is_in_another_object(ready: Archive, clock: Clock, tmp_path: Path) -> None:
