@@ -172,6 +172,16 @@ def prepare(url: str, owner_url: str | None) -> None:
         )
 
 
+def used(url: str) -> bool:
+    """Whether the catalog has a history, asked without opening the archive. Raises as `prepare`."""
+    try:
+        with psycopg.connect(url, connect_timeout=5, options="-c timezone=UTC") as conn:
+            seen = conn.execute("SELECT has_table_privilege(to_regclass('public.ledger_head'), 'SELECT')").fetchone()
+            return seen == (True,) and conn.execute("SELECT size > 0 FROM ledger_head").fetchone() == (True,)
+    except psycopg.Error as error:
+        raise in_words(url, error) or error from error
+
+
 def _wanting(url: str) -> bool:
     """Whether a migration is still to be done, as far as the application may see. Raises as `prepare`."""
     try:

@@ -9,7 +9,8 @@ Rules of this module:
 - A vault that cannot lock at all has nothing to probe; no class that asks for WORM enters it.
 - Each night it is probed by the DAG `assurance`, and when the services are started: not before every command, each of
   which would wait for some twenty requests, but where the history knows no probe of this very vault within TERM. Which
-  vault a probe was of stands in its event as a digest of the URL.
+  vault a probe was of stands in its event as a digest of the URL. An archive without a history is left alone: nothing
+  is locked there yet, and a recovery needs it as nobody has opened it.
 """
 
 from __future__ import annotations

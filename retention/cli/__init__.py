@@ -45,6 +45,7 @@ from retention.cli.command import (
     now,
     opened,
     reader,
+    settings,
     table,
     tell,
     visible,
@@ -123,14 +124,16 @@ def up(
     airflow: Annotated[bool, typer.Option("--airflow", help="Airflow too.")] = False,
 ) -> None:
     """Start the services of the workspace and wait until they answer. A store that is new here is probed."""
-    from retention import embedded, probing
+    from retention import database, embedded, probing
 
     embedded.up(context.obj.root, airflow=airflow, say=tell)
+    _print_status(context.obj)
+    if not database.used(settings(context.obj).database_url):
+        return  # a recovery begins so, with a catalog and keys that nobody has opened
     with opened(context.obj) as archive:
         probed = probing.at_start(archive, now())
     if probed is not None and probed.failed:
         tell(f"{archive.vault.url} does not keep its locks ({', '.join(probed.failed)}). See docs/vault.md.")
-    _print_status(context.obj)
 
 
 @app.command()

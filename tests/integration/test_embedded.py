@@ -26,10 +26,16 @@ import psutil
 import psycopg
 import pytest
 from botocore.exceptions import ClientError
+from typer.testing import CliRunner
 
 from retention import embedded
+from retention.archive import open_archive
+from retention.cli import app
+from retention.config import Settings
+from retention.database import transaction
 from retention.embedded import airflow, postgres, processes, seaweedfs, state
 from retention.errors import ServiceUnavailable, UsageError
+from tests.archive_builder import load
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -463,6 +469,36 @@ def test_airflow_runs_loses_its_manager_and_leaves_no_process(root: Path) -> Non
     assert embedded.status(root)[2].state is embedded.State.UNHEALTHY
     embedded.down(root)
     assert strays(root) == []
+
+
+def test_what_was_never_used_is_left_alone_and_what_is_has_its_store_probed(root: Path) -> None:
+    def up() -> None:
+        done = CliRunner().invoke(
+            app,
+            ["--workspace", str(root), "--json", "up"],
+            env=dict.fromkeys(("MUNIMENT_DATABASE_URL", "MUNIMENT_VAULT_URL")),
+        )
+        assert done.exit_code == 0, done.output
+
+    up()
+    assert not (root / "keys").exists()  # where a recovery puts the root key, and brings the safe
+    services = embedded.load(root)
+    assert services is not None and services.s3 is not None
+    workspace = Settings(
+        root=root,
+        database_url=services.database_url,
+        database_owner_url=services.owner_url,
+        vault_url=services.vault_url,
+        vault_access_key=services.access_key,
+        vault_secret_key=services.secret_key,
+        agent="Ruth Levi",
+    )
+    with open_archive(workspace, datetime.now(UTC)) as archive:
+        load(archive, lambda: datetime.now(UTC))
+        for _ in range(2):
+            up()
+            with transaction(archive.connections) as conn:
+                assert conn.execute("SELECT count(*) FROM events WHERE type = 'val'").fetchone() == (1,)
 
 
 def test_down_leaves_nothing_and_may_be_repeated(root: Path) -> None:
