@@ -149,8 +149,9 @@ def _unit(archive: Archive, document: Document, clock: Clock, path: Path) -> Uni
             sha256=sha256(content).digest(),
         )
         record_id = new_id(clock())
-        ends = max(clock(), datetime.now(UTC)) + timedelta(days=2)  # a vault keeps its locks by a clock of its own
-        wanted = ("governance", ends) if document.class_id == "LOCKED" else None
+        wanted = None
+        if document.class_id == "LOCKED":  # a vault keeps its locks by a clock of its own
+            wanted = ("governance", max(clock(), datetime.now(UTC)) + timedelta(days=2))
         deposits.append(
             Deposit(
                 record_id=record_id,
