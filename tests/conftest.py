@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +22,16 @@ from retention.embedded import Services
 # A busy machine is not a finding.
 hypothesis.settings.register_profile("muniment", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("muniment")
+
+
+_MEMORY = Path("/dev/shm")  # a file system in memory, where there is one
+
+
+def pytest_configure() -> None:
+    """What tests write is thrown away, and much of it is synced to disk, file by file: in memory that takes no time.
+    Tests that kill a process lose nothing by it: what it wrote is there, as it is on a disk."""
+    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 8 * 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 
 @pytest.fixture(scope="session")
