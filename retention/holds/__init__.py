@@ -119,6 +119,8 @@ def place(archive: Archive, scope: Scope, mode: Mode, matter: Matter, now: datet
     check(scope)
     _check_matter(matter, now)
     described = _description(scope, mode, matter)
+    with transaction(archive.connections) as conn:  # before a line of it is in the vault, and again below
+        refuse_unknown(conn, scope, resolve(conn, archive.safe, scope), dynamic=mode is Mode.DYNAMIC)
     hold_id, known = _identity(archive, described)
     key = new_record_key()
     sealed = [] if known else [(hold_id, 1, key.seal(descriptors.encode("hold", described)))]

@@ -161,10 +161,11 @@ REFUSED: list[tuple[Scope, type[Exception], str]] = [
 
 def test_a_scope_that_would_hold_nothing_or_everything_is_refused(archive: Archive) -> None:
     deposit(archive, Doc("one"))
-    before = execute(archive, "SELECT size FROM ledger_head")
+    before, lines = execute(archive, "SELECT size FROM ledger_head"), [*archive.vault.list("descriptors")]
     for scope, error, says in REFUSED:
         with pytest.raises(error, match=says):
             holds.place(archive, scope, Mode.STATIC, MATTER, utc())
+    assert [*archive.vault.list("descriptors")] == lines  # an orphan would be named by `verify`
     assert execute(archive, "SELECT count(*) FROM holds") == [(0,)]
     assert execute(archive, "SELECT size FROM ledger_head") == before
 
