@@ -196,7 +196,8 @@ def _initialise(root: Path, wanted: state.Postgres) -> None:
     if wanted.initialised:
         raise UsageError(
             f"{final}: the database was here and is gone. Refusing to start an empty one in its place: restore "
-            f"the folder, or remove {root / state.FILE} to begin anew with nothing."
+            f"the folder, or remove {root / state.FILE} to begin with an empty one (`muniment restore` or `muniment "
+            "rebuild` fill it from a vault)."
         )
     binaries()
     final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
