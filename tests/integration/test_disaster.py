@@ -212,6 +212,11 @@ def check(new: Site, story: Story, clock: Clock, late: bool = True) -> None:
         assert execution_refuses(archive)
 
 
+def damaged(path: Path, how: Callable[[bytes], bytes]) -> None:
+    path.chmod(0o600)
+    path.write_bytes(how(path.read_bytes()))
+
+
 def execution_refuses(archive: Archive) -> bool:
     """Nothing of what came back is due: the held ones least of all."""
     return proposing.propose(archive, datetime(2026, 11, 24, tzinfo=UTC)).plan is None
@@ -253,15 +258,21 @@ def test_what_happened_after_the_last_point(machines: tuple[Site, Site], clock: 
 
 
 @pytest.mark.timeout(1200)
-def test_a_damaged_newest_point_is_passed_over(machines: tuple[Site, Site], clock: Clock) -> None:
+@pytest.mark.parametrize("damage", ["its note", "a page of it"])
+def test_a_damaged_newest_point_is_passed_over(machines: tuple[Site, Site], clock: Clock, damage: str) -> None:
     old, new = machines
     story = live(old, clock)
     burn(old, new)
     first, last = points.listed(new.second)
-    for stored in [*new.second.list("points")][-1:]:
-        path = Path(new.second.url.removeprefix("file://")) / stored.key
-        path.chmod(0o600)
-        path.write_bytes(path.read_bytes().replace(b"muniment recovery", b"muniment Recovery"))
+    folder = Path(new.second.url.removeprefix("file://"))
+    note = folder / points.POINTS / str(last)
+    if damage == "its note":
+        damaged(note, lambda content: content.replace(b"muniment recovery", b"muniment Recovery"))
+    else:
+        taken = (folder / points.POINTS / str(first)).stat().st_mtime_ns
+        pages = [page for page in sorted((folder / points.PAGES).rglob("*")) if page.stat().st_mtime_ns > taken]
+        ours = [page for page in pages if page.is_file() and page.name.encode() not in note.read_bytes()]
+        damaged(ours[0], lambda content: content[:-1])  # no page of the first, and not the index
     found = restored(new, clock)
     assert found.point == first and [str(last) in said for said in found.passed_over] == [True]
     assert (found.resurrected, len(found.lost)) == (0, 2)
