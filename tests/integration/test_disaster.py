@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -21,14 +22,14 @@ from retention.aggregations import Aggregation
 from retention.archive import Archive, load_keys, open_archive
 from retention.backup import points
 from retention.config import Settings
-from retention.database import transaction
+from retention.database import Connection, transaction
 from retention.disposition import execution, proposing
 from retention.embedded import Services
 from retention.errors import NotFound, Refused, UsageError
 from retention.history import keys, publishing
 from retention.holds.register import Mode
 from retention.holds.scopes import Scope
-from retention.recovery import Restored, restore
+from retention.recovery import Restored, restore, restoring
 from retention.triggers import Change, Given
 from retention.vault import ensure_vault, open_vault
 from retention.vault.base import Vault
@@ -278,6 +279,23 @@ def test_a_damaged_newest_point_is_passed_over(machines: tuple[Site, Site], cloc
     assert (found.resurrected, len(found.lost)) == (0, 2)
     assert [str(one) for one in found.verified.problems] == []
     check(new, story, clock)
+
+
+def test_what_came_back_is_counted(machines: tuple[Site, Site], clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = machines
+    story = live(old, clock)
+    burn(old, new)
+    bring, back = restoring._bring, min(story.destroyed)
+
+    def with_a_key_of_one(conn: Connection, *given: Any) -> None:
+        some = "INSERT INTO subject_keys SELECT %s, bucket_id, wrapped FROM subject_keys LIMIT 1"
+        conn.execute(some, (back,))
+        bring(conn, *given)
+
+    monkeypatch.setattr(restoring, "_bring", with_a_key_of_one)
+    found = restored(new, clock)
+    assert found.resurrected == 1 and not found.ok
+    assert any(str(back) in str(problem) for problem in found.verified.problems)
 
 
 def test_a_restore_that_is_cut_is_run_again(
