@@ -1,15 +1,16 @@
-"""Fixity: sealed documents and descriptor objects read again, and compared with the digests of their capture.
+"""Fixity: what stands in the vault read again, and compared with the digests of its capture.
 
 Rules of this module:
 - Those that were read longest ago come first. One run reads a share of all; a share of two percent a night reads each
   object in fifty nights, well within the ninety days that the report allows.
 - Descriptor objects have a turn instead, by their id and the day: a share of two percent reads each on one day in
-  fifty. They are few, and `verify` opens every one of them; here they are healed.
+  fifty. They are few, and `verify` opens every one of them; here they are healed. Schedules are a handful: each run
+  reads all. In events a schedule goes by the first half of its digest, as a UUID.
 - The digest is that of the sealed bytes, so nothing is opened. What is read by whom needs no key.
 - When it was read (`verified_at`) and its PREMIS event (fix) commit together, a batch at a time: an event names the
   objects that were whole, another one those that were not. What is damaged keeps its former time: it comes first again.
-- What is damaged or missing is healed from a second vault that has it whole, by its digest; its event (rec) follows
-  the one that says that it was damaged. What no second vault has whole stays damaged.
+- What is damaged or missing is healed from a second vault that has it whole, by its digest, a schedule from the
+  catalog too; its event (rec) follows the one that says that it was damaged. What is whole nowhere stays damaged.
 - Running it twice reads the next ones. What was destroyed meanwhile is no finding.
 """
 
@@ -22,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
+from io import BytesIO
 from tempfile import TemporaryFile
-from typing import LiteralString
+from typing import BinaryIO, LiteralString
 from uuid import UUID
 
 from psycopg import sql
@@ -36,6 +38,7 @@ from retention.ledger import Event
 from retention.seal import digest_of
 
 _BATCH = 500  # objects whose times commit together; as many ids fit into an event
+CATALOG = "catalog"  # no name of a second vault, but what a schedule is healed from
 
 Teller = Callable[[int, int], None]
 
@@ -55,10 +58,17 @@ SELECT descriptor_id, 'descriptors/' || descriptor_id, version, bytes, sha256 FR
  WHERE ('x' || right(descriptor_id::text, 8))::bit(32)::bigint %% %(cycle)s = %(day)s %% %(cycle)s ORDER BY 1
 """
 
+# Schedules: every version that was ever in force. They are not sealed.
+_SCHEDULES: LiteralString = """
+SELECT DISTINCT encode(substr(digest, 1, 16), 'hex')::uuid, 'schedules/' || encode(digest, 'hex'), '',
+       octet_length(document), digest
+  FROM schedule_versions ORDER BY 1
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One sealed document in the vault, or a descriptor object."""
+    """One sealed document in the vault, a descriptor object or a schedule."""
 
     subject_id: UUID
     key: str
@@ -69,13 +79,14 @@ class Object:
 
 @dataclass(slots=True)
 class Checked:
-    """What a run read: documents, descriptor objects and bytes; what was not whole, and why."""
+    """What a run read: documents, descriptor objects, schedules and bytes; what was not whole, and why."""
 
     read: int = 0
     descriptors: int = 0
+    schedules: int = 0
     bytes: int = 0
     damaged: dict[UUID, str] = field(default_factory=dict)
-    healed: dict[UUID, str] = field(default_factory=dict)  # of these, from which second vault
+    healed: dict[UUID, str] = field(default_factory=dict)  # of these, from which second vault, or CATALOG
 
     @property
     def left(self) -> dict[UUID, str]:
@@ -100,6 +111,11 @@ def _in_turn(conn: Connection, share: float, today: date) -> Iterator[list[Objec
     if share <= 0:
         return iter(())
     return _streamed(conn, sql.SQL(_DESCRIPTORS), {"cycle": max(round(1 / share), 1), "day": today.toordinal()})
+
+
+def schedules(conn: Connection) -> Iterator[list[Object]]:
+    """Batches of every schedule that was ever in force."""
+    return _streamed(conn, sql.SQL(_SCHEDULES))
 
 
 def _streamed(
@@ -132,7 +148,8 @@ def _wrong(archive: Archive, one: Object) -> str | None:
 
 
 def run(archive: Archive, share: float, clock: Callable[[], datetime], tell: Teller | None = None) -> Checked:
-    """Read a share (0 to 1) of all documents. Raises ServiceUnavailable; what was read before stays read."""
+    """Read a share (0 to 1) of all documents and descriptor objects, and every schedule. Raises ServiceUnavailable;
+    what was read before stays read."""
     found = Checked()
     with transaction(archive.connections) as reading:
         most, batches = oldest(reading, share)
@@ -144,6 +161,9 @@ def run(archive: Archive, share: float, clock: Callable[[], datetime], tell: Tel
         for batch in _in_turn(reading, share, clock().date()):
             _check(archive, batch, found, clock)
             found.descriptors += len(batch)
+        for batch in schedules(reading) if share > 0 else ():
+            _check(archive, batch, found, clock)
+            found.schedules += len(batch)
     return found
 
 
@@ -161,10 +181,15 @@ def _check(archive: Archive, batch: Sequence[Object], found: Checked, clock: Cal
 
 
 def _heal(archive: Archive, one: Object, now: datetime) -> str | None:
-    """The name of the second vault that had it whole; the object is as it was, and the history says so."""
-    for name, second in archive.seconds.items():
+    """From where it was had whole; the object is as it was, and the history says so."""
+    elsewhere: dict[str, Callable[[], BinaryIO]] = {
+        name: partial(second.open, one.key) for name, second in archive.seconds.items()
+    }
+    if one.key.startswith("schedules/"):
+        elsewhere[CATALOG] = partial(_document, archive, one)
+    for name, opened in elsewhere.items():
         try:
-            with second.open(one.key) as source, TemporaryFile() as copy:
+            with opened() as source, TemporaryFile() as copy:
                 shutil.copyfileobj(source, copy)
                 copy.seek(0)
                 if digest_of(copy)[0] != one.sealed_sha256:
@@ -186,13 +211,21 @@ def _heal(archive: Archive, one: Object, now: datetime) -> str | None:
     return None
 
 
+def _document(archive: Archive, one: Object) -> BinaryIO:
+    """The text of a schedule, as the catalog has it."""
+    with transaction(archive.connections) as conn:
+        row = conn.execute("SELECT document FROM schedule_versions WHERE digest = %s", (one.sealed_sha256,)).fetchone()
+    return BytesIO(row[0].encode() if row else b"")
+
+
 def _enter(
     conn: Connection, archive: Archive, whole: Sequence[UUID], wrong: dict[UUID, str], now: datetime
 ) -> dict[UUID, str]:
     """The times and the events of a batch; returns what is damaged, and was not destroyed meanwhile."""
     still = sql.SQL(
         "SELECT subject_id FROM ({0}) AS d WHERE subject_id = ANY ({1}::uuid[]) "
-        "UNION ALL SELECT descriptor_id FROM descriptors WHERE descriptor_id = ANY ({1}::uuid[])"
+        "UNION ALL SELECT descriptor_id FROM descriptors WHERE descriptor_id = ANY ({1}::uuid[]) "
+        "UNION ALL SELECT encode(substr(digest, 1, 16), 'hex')::uuid FROM schedule_versions"
     )
     kept = {row[0] for row in conn.execute(still.format(DOCUMENTS, [*whole, *wrong]))}
     there = [subject for subject in whole if subject in kept]

@@ -24,11 +24,11 @@ def fixity_run(
         float, typer.Option(min=0.0, max=100.0, metavar="PERCENT", help="How many, those read longest ago first.")
     ] = 2.0,
 ) -> None:
-    """Read a share of all documents and descriptor objects again, and unwrap that share of all keys: two percent a
-    night is all in fifty.
+    """Read a share of all documents and descriptor objects again, every schedule, and unwrap that share of all keys:
+    two percent a night is all in fifty.
 
-    What is damaged is healed from a second vault that has it whole. Exits 1 if one is damaged still, or a key does not
-    unwrap, and names it."""
+    What is damaged is healed from a second vault that has it whole, a schedule from the catalog too. Exits 1 if one is
+    damaged still, or a key does not unwrap, and names it."""
     from retention import fixity, unwrapping
 
     with opened(context.obj) as archive, progress("documents read") as show:
@@ -45,12 +45,13 @@ def fixity_run(
         for subject, why in damaged.items():
             print(f"{subject}: {why}" + (f" Healed from {healed[subject]}." if subject in healed else ""))
         said = f"{len(damaged) or 'none'} damaged, {len(healed) or 'none'} healed"
-        print(f"{done.read:,} documents and {done.descriptors:,} descriptor objects read, {done.bytes:,} bytes: {said}")
+        read = f"{done.read:,} documents, {done.descriptors:,} descriptor objects and {done.schedules:,} schedules read"
+        print(f"{read}, {done.bytes:,} bytes: {said}")
         print(f"{tested.keys:,} keys unwrapped, {len(broken) or 'none'} damaged")
 
     keys = {"unwrapped": tested.keys, "buckets": tested.buckets, "damaged": broken}
-    read = {"read": done.read, "descriptors": done.descriptors, "bytes": done.bytes}
-    answer(context.obj, {**read, "damaged": damaged, "healed": healed, "keys": keys}, people)
+    counts = {"read": done.read, "descriptors": done.descriptors, "schedules": done.schedules, "bytes": done.bytes}
+    answer(context.obj, {**counts, "damaged": damaged, "healed": healed, "keys": keys}, people)
     if done.left or broken:
         raise typer.Exit(1)
 

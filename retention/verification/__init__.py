@@ -112,6 +112,7 @@ def verify(
         found.add(Problem(f"table auditor_classes, row {row}", said) for row, said in auditors.check(conn, archive))
         found.add(sealed.check(conn, archive, telling("descriptor objects"), describe=describe))
         found.add(objects.check_listing(conn, archive))
+        found.add(objects.check_schedules(conn, archive))
         found.add(objects.check_bytes(conn, archive, share, telling("documents")))
     return found
 

@@ -5,7 +5,7 @@ Rules of this module:
   records and quarantined documents by the digest of their sealed bytes, descriptor objects, and schedules. The
   ledger's own files are checked as an auditor would (`published`).
 - Missing, too long or too short is found by listing alone; another byte by reading. What is read is a share of the
-  objects, those that were not read for longest first; all of them where nothing else is asked.
+  objects, those that were not read for longest first; all of them where nothing else is asked. Schedules are read all.
 - Two sorted listings are walked side by side; nothing is kept but what is under way.
 - An object that nobody knows is an orphan of a run that was cut, which is swept after seven days, or somebody put it
   there: it is named.
@@ -73,3 +73,11 @@ def check_bytes(conn: Connection, archive: Archive, share: float, tell: Teller |
         done += len(batch)
         if tell:
             tell(done, most)
+
+
+def check_schedules(conn: Connection, archive: Archive) -> Iterator[Problem]:
+    """Read every schedule: they are few, and each decided what was destroyed."""
+    for batch in fixity.schedules(conn):
+        for one, wrong in fixity.read(archive, batch):
+            if wrong is not None:
+                yield Problem(f"vault {one.key}", wrong)

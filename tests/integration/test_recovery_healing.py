@@ -97,6 +97,21 @@ def test_a_descriptor_object_is_healed_on_its_day(archive: Archive, clock: Clock
     assert [str(problem) for problem in found.problems if "ledger" not in problem.path] == []
 
 
+@pytest.mark.parametrize("where", ["disk", "catalog"])
+def test_a_schedule_is_named_and_healed(archive: Archive, clock: Clock, where: str) -> None:
+    (stored,) = archive.vault.list("schedules")
+    subject = UUID(hex=stored.key.rpartition("/")[2][:32])
+    spoil(archive.vault, stored.key, "")
+    if where == "catalog":
+        spoil(archive.seconds["disk"], stored.key, "")
+    assert [p.said for p in verification.verify(archive).problems if p.path == f"vault {stored.key}"] != []
+    done = fixity.run(archive, 0.01, clock)
+    assert (done.schedules, set(done.damaged), done.healed) == (1, {subject}, {subject: where})
+    assert fixity.run(archive, 0.01, clock).damaged == {}
+    found = verification.verify(archive)
+    assert [str(problem) for problem in found.problems if "ledger" not in problem.path] == []
+
+
 def test_what_no_second_vault_has_whole_stays_damaged(archive: Archive, clock: Clock) -> None:
     (one, key, version), (other, missing, at), *_ = objects(archive)
     for vault, named in ((archive.vault, version), (archive.seconds["disk"], "")):
