@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 import psycopg
@@ -26,13 +26,16 @@ import pytest
 from retention import approvals, ledger, reports, signatures
 from retention.approvals import Kind
 from retention.archive import Archive
+from retention.config import Settings
 from retention.database import transaction
 from retention.disposition import execution, plans, proposing, reviewing
 from retention.disposition.reviewing import Decided, Decision, Selection
+from retention.embedded import Services
 from retention.history import keys
 from retention.ledger import Event
 from tests.airflow.conftest import ROOT, clean_environment
 from tests.archive_builder import KEYS, Document, capture_all, enrol, load
+from tests.integration.test_residue_disk import places
 from tests.owning import owning
 
 pytestmark = pytest.mark.timeout(300)  # Airflow's own tables are made first, on a machine in use
@@ -167,7 +170,7 @@ def states(archive: Archive) -> set[int]:
 def test_from_the_night_to_the_certificate(
     driver: Driver, ready: Archive, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    documents = [Document("SHORT", f"old {n}") for n in range(3)]
+    documents = [Document("SHORT", f"letter of Zvulun Kaplan {n}") for n in range(3)]
     capture_all(ready, [*documents, Document("SHORT", "younger", date(2020, 9, 1))], clock, tmp_path / "in")
     # Of the logical date: a fourth is due by now, and was not on that day.
     night = driver.run("disposition_cycle", environment, datetime(2021, 6, 1, tzinfo=UTC))
@@ -196,6 +199,9 @@ def test_from_the_night_to_the_certificate(
     }
     after = driver.run("disposition_execution", environment)
     assert after.states()["execute"] == "skipped"  # once
+    # What Airflow keeps of it, log and metadata, has the plan's id and no word of a document.
+    assert places(driver.log.parent, [str(plan_id).encode()]) != set()
+    assert places(driver.log.parent, [b"Kaplan", b"Zvulun"]) == set()
 
 
 def test_a_plan_that_nobody_decides_expires_and_is_red(
@@ -304,7 +310,24 @@ def test_a_night_of_assurance(driver: Driver, ready: Archive, environment: dict[
 # ---------------------------------------------------------------- continuity
 
 
-def test_a_night_of_continuity(driver: Driver, ready: Archive, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.fixture
+def empty(services: Services, settings: Settings) -> Iterator[dict[str, str]]:
+    """An empty database that drills restore into, as the environment names it."""
+    name = f"drill_{uuid4().hex}"
+    with psycopg.connect(services.superuser_url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} OWNER muniment_owner")
+    urls = {
+        "MUNIMENT_DRILL_DATABASE_URL": services.database_url,
+        "MUNIMENT_DRILL_DATABASE_OWNER_URL": services.owner_url,
+    }
+    yield {key: f"{url.rpartition('/')[0]}/{name}" for key, url in urls.items()}
+    with psycopg.connect(services.superuser_url, autocommit=True) as conn:
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_a_night_of_continuity(
+    driver: Driver, ready: Archive, environment: dict[str, str], empty: dict[str, str], tmp_path: Path
+) -> None:
     capture_all(ready, [Document("LONG", f"kept {n}") for n in range(3)], clock, tmp_path / "in")
     steps = ("backup", "prune", "prove", "check")
     alone = driver.run("continuity", environment | {"MUNIMENT_BACKUPS": ""})
@@ -314,11 +337,16 @@ def test_a_night_of_continuity(driver: Driver, ready: Archive, environment: dict
     night = driver.run("continuity", environment)
     assert night.state == "success" and set(night.states().values()) == {"success"}
     assert night.xcoms["backup"] == {"disk": 5} and night.xcoms["prune"] == {"disk": 0}
+    tried = driver.run("continuity_drill", environment | empty)
+    assert tried.state == "success" and tried.xcoms["drill"]["disk"] > 0  # seconds
+    with transaction(ready.connections) as conn:
+        assert conn.execute("SELECT records, lost, resurrected, ok FROM drills").fetchall() == [(3, 0, 0, True)]
     for page in (tmp_path / "second/pages").iterdir():
         page.chmod(0o600)
         page.write_bytes(page.read_bytes()[:-1] + b"?")
     found = driver.run("continuity", environment)
     assert found.state == "failed" and found.tasks["check"] == ["failed", 1]  # waiting mends it not
-    unable = driver.run("continuity_drill", environment)  # the database for it is to be named
+    none = dict.fromkeys(empty, "")
+    unable = driver.run("continuity_drill", environment | none)  # the database for it is to be named
     assert unable.state == "failed" and unable.tasks["drill"] == ["failed", 1]
     assert found.states()["backup"] == "success" and found.states()["prune"] == "failed"  # beside what it cannot read

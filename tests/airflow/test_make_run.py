@@ -25,6 +25,7 @@ import pytest
 from retention import embedded
 from retention.embedded import airflow, processes
 from tests.airflow.conftest import ROOT, Script, clean_environment
+from tests.integration.test_residue_disk import places
 
 pytestmark = pytest.mark.timeout(500)  # the first test waits for four components of Airflow, on a machine in use
 
@@ -185,6 +186,24 @@ def test_xcoms_are_ids_and_counts(ran: Ran, archive_up: embedded.Services) -> No
         # Airflow keeps some values as JSON in a JSON string
         found = json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
         assert list(_not_ids_or_counts(found)) == [], (task, key)
+
+
+def test_what_airflow_keeps_names_no_document(ran: Ran, archive_up: embedded.Services) -> None:
+    with psycopg.connect(archive_up.owner_url) as connection:
+        told = connection.execute(
+            "SELECT DISTINCT unnest(ARRAY[name, title, author, place]) FROM descriptions"
+        ).fetchall()
+    words = [word for (word,) in told if word and len(word) > 6]
+    assert len(words) > len(DOCUMENTS)
+    tables = _metadata(
+        archive_up, "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'"
+    )
+    rows = [row for (name,) in tables for (row,) in _metadata(archive_up, f'SELECT t::text FROM "{name}" t')]
+    assert any(ran.dag in row for row in rows)  # what is there is found
+    assert [(word, row) for row in rows for word in words if word in row] == []
+    home = airflow.home(ran.root)
+    assert places(home, [ran.dag.encode()]) != set()
+    assert places(home, [word.encode() for word in words]) == set()
 
 
 def _not_ids_or_counts(value: Any) -> Iterator[object]:
