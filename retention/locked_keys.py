@@ -4,6 +4,7 @@ Rules of this module (requirements: storage, *Three levels of keys*):
 - A record that a lock keeps, and one with a lock that has ended which a hold keeps, has its key in an object
   `keys/<bucket>/<n>` of the vault, sealed to the root, from the night after its capture on. <bucket> is the one that
   wrapped the key then; <n> how many events there were, so that none is used twice.
+- Documents in quarantine have no class, and no policy locks them: their keys are in none.
 - What is in it are the records' own keys. The bucket's would open, in every old copy of the catalog and for as long as
   the object is locked, what was destroyed since.
 - An object has keys whose locks end on one day (UTC), and is locked until the last of them: no key is kept for the sake

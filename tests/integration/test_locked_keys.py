@@ -100,6 +100,20 @@ def test_the_key_of_what_is_locked_stands_beside_it(ready: Archive, clock: Clock
     assert objects(ready) == {key: kept}
 
 
+def test_so_it_does_in_s3(settings: Settings, clock: Clock, tmp_path: Path) -> None:
+    with open_archive(settings, clock()) as archive:
+        load(archive, clock)
+        records = locked(archive, clock, tmp_path / "in", "one", "two")
+        assert keep(archive, clock).keys == 2
+        ((key, kept),) = objects(archive).items()
+        assert kept == set(records)
+        lock = archive.vault.stat(key).lock
+        assert lock is not None and lock.until > datetime.now(UTC)
+        with pytest.raises(Refused):
+            archive.vault.erase(key)
+        assert (keep(archive, clock).objects, [*objects(archive)]) == (0, [key])
+
+
 def test_a_night_without_it_is_red(ready: Archive, clock: Clock, tmp_path: Path) -> None:
     def said(hours: int) -> tuple[Status, int]:
         now = clock() + timedelta(hours=hours)

@@ -124,13 +124,18 @@ def test_each_command_that_reads_is_one_event(archive: Archive, ids: dict[str, U
         assert b"Zilberquist" not in json.dumps(event).encode()
 
 
-def test_who_looks_at_words_about_people_is_told(
-    archive: Archive, ids: dict[str, UUID], muniment: Muniment, clock: Clock, tmp_path: Path
-) -> None:
+def held_and_asked(archive: Archive, ids: dict[str, UUID], clock: Clock, folder: Path) -> tuple[UUID, UUID]:
+    """A hold and a request, both with a name in their words."""
     matter = Matter("Zilberquist v. Peretz", "court order", date(2099, 1, 1))
     hold = holds.place(archive, Scope(records=(ids["memo"],)), Mode.STATIC, matter, clock()).hold_id
     asked = Asked(Subject("patient:ZQ-4711"), by="Rina Zilberquist")
-    request = requests.access(archive, asked, tmp_path / "copy", None, clock).request.id
+    return hold, requests.access(archive, asked, folder / "copy", None, clock).request.id
+
+
+def test_who_looks_at_words_about_people_is_told(
+    archive: Archive, ids: dict[str, UUID], muniment: Muniment, clock: Clock, tmp_path: Path
+) -> None:
+    hold, request = held_and_asked(archive, ids, clock, tmp_path)
     for typed, what, whose, shown in (
         (("hold", "list"), "holds", [hold], 1),
         (("hold", "show", hold), "hold", [hold], 1),
@@ -212,17 +217,24 @@ def test_many_at_once_are_cut(
 # ---------------------------------------------------------------- what a ledger that cannot be written shows
 
 
-def test_nothing_is_shown_that_is_not_recorded(archive: Archive, ids: dict[str, UUID], muniment: Muniment) -> None:
+def test_nothing_is_shown_that_is_not_recorded(
+    archive: Archive, ids: dict[str, UUID], muniment: Muniment, clock: Clock, tmp_path: Path
+) -> None:
+    hold, request = held_and_asked(archive, ids, clock, tmp_path)
     with owning(archive) as conn:
         conn.execute(
             """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
                $$ BEGIN RAISE EXCEPTION 'the disk is full' USING ERRCODE = 'disk_full'; END $$"""
         )
         conn.execute("CREATE TRIGGER full_disk BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION refuse()")
-    for typed in (one for one, expected in READINGS.items() if expected is not None):
-        done = muniment("--json", *(str(ids.get(word, word)) for word in typed))
+    reads = [tuple(str(ids.get(word, word)) for word in one) for one, expected in READINGS.items() if expected]
+    reads += [("hold", "list"), ("hold", "show", str(hold)), ("request", "show", str(request))]
+    reads += [("report", "--format", "json", "--names")]
+    for typed in reads:
+        done = muniment("--json", *typed)
         assert isinstance(done.exception, MunimentError) and done.stdout == "", (typed, done.stdout)
     assert muniment("show", ids["memo"]).exit_code == 0
+    assert [*archive.settings.root.glob("reports/*")] == []
     with transaction(archive.connections) as conn:
         assert conn.execute("SELECT FROM queries").fetchone() is None
         assert conn.execute("SELECT FROM key_buckets WHERE scope = 'queries'").fetchone() is None
