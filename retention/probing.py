@@ -24,6 +24,7 @@ from retention import ledger
 from retention.archive import Archive
 from retention.database import transaction
 from retention.ledger import Event
+from retention.vault.base import Vault
 
 BY_RIGHT = "bypass"
 TERM = timedelta(days=30)  # a store may change: what it withstood before is no evidence any more
@@ -51,7 +52,7 @@ def probe(archive: Archive, now: datetime) -> Probed:
     """Probe the vault; one event says what came out. Raises ServiceUnavailable: then nothing is known."""
     found = Probed(archive.vault.probe())
     outcome = "failure" if found.failed else "success"
-    detail = {"attempts": len(found.attempts), "not_kept": found.not_kept, "vault": _digest(archive)}
+    detail = {"attempts": len(found.attempts), "not_kept": found.not_kept, "vault": which(archive.vault)}
     with transaction(archive.connections) as conn:
         ledger.append(conn, [Event("val", now, archive.agent, (), outcome, detail)], now)
     return found
@@ -62,9 +63,10 @@ def at_start(archive: Archive, now: datetime) -> Probed | None:
     if not archive.vault.locks():
         return None
     with transaction(archive.connections) as conn:
-        (probed,) = conn.execute(_PROBED, (now - TERM, _digest(archive))).fetchone() or (False,)
+        (probed,) = conn.execute(_PROBED, (now - TERM, which(archive.vault))).fetchone() or (False,)
     return None if probed else probe(archive, now)
 
 
-def _digest(archive: Archive) -> str:
-    return sha256(archive.vault.url.encode()).hexdigest()
+def which(vault: Vault) -> str:
+    """What the event of a probe calls this vault: the digest of its URL."""
+    return sha256(vault.url.encode()).hexdigest()

@@ -107,7 +107,7 @@ def compile_report(
             ledger=history,
             assured=evidence.assured(collect.conn, now),
             continuity=continuity.continuity(collect.conn, schedule, archive.safe.root.id, now),
-            store=store.store(collect.conn),
+            store=store.store(collect.conn, archive.vault),
             opening=opening.opening(collect, now),
             defects=evidence.defects(collect),
             disagreeing=_disagreeing(sections, collect.lists),

@@ -1,6 +1,7 @@
 """Whether locks are worth something in this store: the last probe of it, read and judged.
 
 Rules of this module:
+- Only probes of the vault in use count: what another one withstood, before the archive moved, says nothing of it.
 - Silence is failure: a store that was not probed within TERM may have changed, and is red.
 - What a store let happen although a lock forbade it is red. That these credentials may lift governance locks waits for
   the decision of a person: amber.
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retention.database import Connection
-from retention.probing import BY_RIGHT, TERM
+from retention.probing import BY_RIGHT, TERM, which
 from retention.reports.model import Check, Status
+from retention.vault.base import Vault
 
 NIGHT = timedelta(hours=26)
 _TITLE = "Locks of the store"
@@ -22,7 +24,7 @@ _LAST = """
 SELECT recorded_at, said -> 'attempts', said -> 'not_kept'
   FROM (SELECT position, recorded_at, convert_from(entry, 'UTF8')::jsonb -> 'detail' AS said
           FROM events WHERE type = 'val') AS e
- WHERE said ? 'not_kept' ORDER BY position DESC LIMIT 1"""
+ WHERE said ? 'not_kept' AND said ->> 'vault' = %s ORDER BY position DESC LIMIT 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,10 @@ class Store:
     not_kept: Sequence[str] = ()
 
 
-def store(conn: Connection) -> Store:
-    """What the history knows of it."""
+def store(conn: Connection, vault: Vault) -> Store:
+    """What the history knows of this vault."""
     first = conn.execute("SELECT recorded_at FROM events ORDER BY position LIMIT 1").fetchone()
-    last = conn.execute(_LAST.encode()).fetchone()
+    last = conn.execute(_LAST.encode(), (which(vault),)).fetchone()
     return Store(first[0] if first else None, *(last or ()))
 
 

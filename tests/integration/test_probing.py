@@ -30,8 +30,8 @@ def ready(settings: Settings, clock: Clock) -> Iterator[Archive]:
         yield archive
 
 
-def probed(archive: Archive, found: dict[str, str | None], now: datetime) -> probing.Probed:
-    store: Any = SimpleNamespace(probe=lambda: found, url="s3://a-store")
+def probed(archive: Archive, found: dict[str, str | None], now: datetime, url: str = "") -> probing.Probed:
+    store: Any = SimpleNamespace(probe=lambda: found, url=url or archive.vault.url)
     return probing.probe(replace(archive, vault=store), now)
 
 
@@ -58,6 +58,23 @@ def test_the_report_says_what_locks_are_worth(ready: Archive, clock: Clock) -> N
     status, words = said(ready, now) or (None, "")
     assert status is Status.GREEN and "cannot lock" in words
     assert [one.path for one in verify(ready).problems] == ["vault ledger"]  # no key was made
+
+
+def test_what_another_vault_withstood_says_nothing_of_the_one_in_use(ready: Archive, clock: Clock) -> None:
+    probed(ready, WHOLE | {"shorten": "its lock was"}, began := clock())
+    probed(ready, WHOLE, clock(), "s3://another")  # newer, and of another
+    status, words = said(ready, began + timedelta(hours=1)) or (None, "")
+    assert status is Status.RED and "did not withstand: shorten." in words
+    probed(ready, WHOLE, later := began + timedelta(hours=1))
+    probed(ready, WHOLE | {"delete": "it is gone"}, later, "s3://another")
+    assert (said(ready, later) or (None,))[0] is Status.GREEN
+
+
+def test_a_vault_in_use_that_was_never_probed_is_not_vouched_for_by_another(ready: Archive, clock: Clock) -> None:
+    probed(ready, WHOLE, now := clock(), "s3://another")
+    assert (said(ready, now + timedelta(days=2)) or (None, ""))[0] is Status.AMBER
+    status, words = said(ready, now + timedelta(days=31)) or (None, "")
+    assert status is Status.RED and "Not probed for 31 days" in words
 
 
 def test_a_store_that_was_never_probed_waits_for_its_first_night(ready: Archive, clock: Clock) -> None:
