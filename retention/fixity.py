@@ -4,7 +4,8 @@ Rules of this module:
 - Those that were read longest ago come first. One run reads a share of all; a share of two percent a night reads each
   object in fifty nights, well within the ninety days that the report allows.
 - Descriptor objects have a turn instead, by their id and the day: a share of two percent reads each on one day in
-  fifty. They are few, and `verify` opens every one of them; here they are healed. Schedules are a handful: each run
+  fifty, and one whose day is missed waits for the next, fifty days later. They are few, and `verify` opens every one
+  of them; here they are healed. Schedules are a handful: each run
   reads all. In events a schedule goes by the first half of its digest, as a UUID.
 - The digest is that of the sealed bytes, so nothing is opened. What is read by whom needs no key.
 - When it was read (`verified_at`) and its PREMIS event (fix) commit together, a batch at a time: an event names the
