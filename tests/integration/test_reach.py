@@ -181,10 +181,10 @@ def test_as_it_is_typed(story: Story, monkeypatch: pytest.MonkeyPatch, tmp_path:
         "MUNIMENT_BACKUPS": f"disk=file://{story.second}",
     }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("retention.cli.disposition.now", story.now)
     early = CliRunner().invoke(app, ["--json", "disposition", "prove"])
     assert (early.exit_code, json.loads(early.stdout)) == (0, {"plans": []})
     story.now.days += 8
-    monkeypatch.setattr("retention.cli.disposition.now", story.now)
     red = CliRunner().invoke(app, ["--json", "disposition", "prove"])
     assert red.exit_code == 1 and len(json.loads(red.stdout)["plans"][0]["problems"]) == 2
     pruning.prune(story.archive, "disk", story.now())
