@@ -298,7 +298,8 @@ def test_a_night_of_assurance(driver: Driver, ready: Archive, environment: dict[
     assert night.xcoms["fixity"]["read"] == 1  # two percent of three, rounded up
     with transaction(ready.connections) as conn:
         said = conn.execute("SELECT type, count(*) FROM events WHERE type IN ('dig', 'fix') GROUP BY 1 ORDER BY 1")
-        assert said.fetchall() == [("dig", 2 + 2), ("fix", 2)]  # two signed the enrolment
+        # Two signed the enrolment; each fixity names documents, and the schedule.
+        assert said.fetchall() == [("dig", 2 + 2), ("fix", 2 * 2)]
     with owning(ready) as conn:
         conn.execute("UPDATE records SET received = received + 1 WHERE ctid = (SELECT min(ctid) FROM records)")
     tampered = driver.run("assurance", environment)
