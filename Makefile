@@ -45,7 +45,7 @@ down: setup ## stop them; nothing is lost
 	@$(BIN)/muniment down
 
 test: setup ## the whole test suite
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup ## style, types, import contracts, and whether the lock is what pyproject.toml asks for
 	$(BIN)/ruff check .
